@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Sender sends one notification. delivery.Table and *delivery.Route implement it.
+// Sender sends one notification. delivery.Table implements it.
 type Sender interface {
 	Send(ctx context.Context, n *push.Notification) push.Receipt
 }

@@ -74,7 +74,7 @@ func ExampleClient_SendBatch() {
 	// Output: map[accepted:3]
 }
 
-// A delivery.Table, or one of its routes, replaces the gateways in the same process.
+// A delivery.Table replaces the gateways in the same process.
 func ExampleDirect() {
 	var table delivery.Table // see package delivery for how to configure it
 	c := client.Direct("shop", table)

@@ -36,7 +36,7 @@ func (c *Client) hedge(ctx context.Context, first *call) (push.Receipt, error) {
 	var both sync.WaitGroup
 	defer both.Wait()
 	defer cancel() // cancels the slower call
-	c.hedges.Deposit()
+	c.hedges.Deposit(1)
 	firstResult := make(chan callResult, 1)
 	both.Go(func() { firstResult <- newCallResult(first.run(ctx)) })
 	res, lease := c.waitFirst(first, firstResult)

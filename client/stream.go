@@ -149,7 +149,7 @@ func (s *stream) add(it *item) {
 		return
 	}
 	s.buf = append(append(s.buf, text...), '\n')
-	s.executor.Budget.Deposit()
+	s.executor.Budget.Deposit(1)
 	s.mu.Lock()
 	s.items = append(s.items, it)
 	s.mu.Unlock()

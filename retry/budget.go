@@ -34,12 +34,9 @@ type Budget struct {
 	firstAttempts, retries counter
 }
 
-// Deposit counts a first attempt. Call it before the attempt is sent: counted at its end, a
-// provider that has stopped answering would look idle.
-func (b *Budget) Deposit() { b.DepositN(1) }
-
-// DepositN counts n first attempts.
-func (b *Budget) DepositN(n int) {
+// Deposit counts n first attempts. Call it before they are sent: counted at their end, a provider
+// that has stopped answering would look idle.
+func (b *Budget) Deposit(n int) {
 	if b == nil {
 		return
 	}

@@ -19,7 +19,7 @@ var down = push.Outcome{Verdict: push.Unavailable}
 
 func deposit(b *retry.Budget, times int) {
 	for range times {
-		b.Deposit()
+		b.Deposit(1)
 	}
 }
 
@@ -102,12 +102,12 @@ func TestWindowWeighsPreviousBucket(t *testing.T) {
 func TestNextWindowAllowsAnotherRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
-		b.Deposit()
+		b.Deposit(1)
 		if !b.Withdraw(down) || b.Withdraw(down) {
 			t.Fatal("one first attempt at ratio 1 must allow exactly one retry")
 		}
 		time.Sleep(2 * time.Minute)
-		b.Deposit()
+		b.Deposit(1)
 		if !b.Withdraw(down) {
 			t.Error("the next window allowed no retry")
 		}
@@ -116,7 +116,7 @@ func TestNextWindowAllowsAnotherRetry(t *testing.T) {
 
 func TestNilBudgetAllowsEverything(t *testing.T) {
 	var b *retry.Budget
-	b.Deposit()
+	b.Deposit(1)
 	if !b.Withdraw(down) {
 		t.Error("a nil budget denied a retry")
 	}
@@ -157,7 +157,7 @@ func TestBudgetHoldsForAnySchedule(t *testing.T) {
 // play runs the schedule and returns the maximum number of retries above the limit that Budget
 // documents.
 func play(b *retry.Budget, schedule []step) (excess float64) {
-	b.Deposit()
+	b.Deposit(1)
 	start, firstAttempts, retries := time.Now(), 1, 0
 	for _, s := range schedule {
 		time.Sleep(s.pause)
@@ -200,7 +200,7 @@ func BenchmarkBudget(b *testing.B) {
 	budget := new(retry.Budget)
 	b.ReportAllocs()
 	for b.Loop() {
-		budget.Deposit()
+		budget.Deposit(1)
 		budget.Withdraw(down)
 	}
 }

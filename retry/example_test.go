@@ -16,7 +16,7 @@ func Example() {
 	budget := new(retry.Budget) // one per credential
 	n := &push.Notification{ID: "2f3c…"}
 
-	budget.Deposit() // before the first attempt is sent
+	budget.Deposit(1) // before the first attempt is sent
 	outcome := push.Outcome{Verdict: push.Unsent, Reason: "GOAWAY_UNPROCESSED"}
 	wait, ok := policy.After(n, 1, outcome)
 	fmt.Println(outcome.Reason, ok && budget.Withdraw(outcome), wait)
@@ -41,13 +41,13 @@ func ExampleAdaptiveThrottler() {
 	var sent, rejected int
 	var wait time.Duration
 	for range 100 {
-		permit, err := throttler.Acquire()
+		permit, err := throttler.Acquire(1)
 		if err, ok := errors.AsType[*push.RejectedError](err); ok {
 			wait, rejected = err.RetryAfter, rejected+1
 			continue
 		}
 		sent++
-		permit.Release(unavailable)
+		permit.Release(unavailable, 1)
 	}
 	fmt.Println("most are rejected:", rejected > sent)
 	fmt.Println("retry after", wait)
@@ -57,19 +57,19 @@ func ExampleAdaptiveThrottler() {
 }
 
 // Several notifications share a permit. It is released for each one.
-func ExampleAdaptiveThrottler_AcquireN() {
+func ExampleAdaptiveThrottler_Acquire() {
 	throttler := new(retry.AdaptiveThrottler)
-	permit, err := throttler.AcquireN(64)
+	permit, err := throttler.Acquire(64)
 	fmt.Println(err)
-	permit.ReleaseN(push.Outcome{Verdict: push.Accepted}, 63)
-	permit.Release(push.Outcome{Verdict: push.Unavailable})
+	permit.Release(push.Outcome{Verdict: push.Accepted}, 63)
+	permit.Release(push.Outcome{Verdict: push.Unavailable}, 1)
 	// Output: <nil>
 }
 
 // Retries are bounded by the number of first attempts.
 func ExampleBudget() {
 	budget := &retry.Budget{Ratio: 0.1, PerSecond: -1} // a retry for every ten first attempts
-	budget.DepositN(20)
+	budget.Deposit(20)
 	unavailable := push.Outcome{Verdict: push.Unavailable}
 	fmt.Println(budget.Withdraw(unavailable), budget.Withdraw(unavailable), budget.Withdraw(unavailable))
 	fmt.Println("not processed, so free:", budget.Withdraw(push.Outcome{Verdict: push.Unsent}))

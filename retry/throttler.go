@@ -4,7 +4,6 @@ package retry
 
 import (
 	"cmp"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -72,13 +71,11 @@ const (
 	maxDebt       = 14  // seven successful probes in a row make up for it
 )
 
-// Acquire counts a notification that is about to be sent. The error is a *push.RejectedError if it must
-// not be sent. Otherwise, the caller must release the permit when the notification has ended.
-func (t *AdaptiveThrottler) Acquire() (Permit, error) { return t.AcquireN(1) }
-
-// AcquireN is Acquire for n notifications that share a permit. If n is not 1, AcquireN rejects them
-// while anything is rejected, and does not count them: call Acquire for each.
-func (t *AdaptiveThrottler) AcquireN(n int) (Permit, error) {
+// Acquire counts n notifications that are about to be sent and share a permit. The error is a
+// *push.RejectedError if they must not be sent. Otherwise, the caller must release the permit for each
+// notification that has ended. While anything is rejected, Acquire with an n other than 1 rejects
+// without counting: call it for each notification then.
+func (t *AdaptiveThrottler) Acquire(n int) (Permit, error) {
 	if t == nil {
 		return Permit{}, nil
 	}
@@ -110,7 +107,7 @@ func (t *AdaptiveThrottler) probe(share float64) bool {
 	if t.untilProbe -= share; t.untilProbe > 0 {
 		return false
 	}
-	t.untilProbe += 0.5 + t.random()
+	t.untilProbe += 0.5 + random(t.Rand)
 	return true
 }
 
@@ -122,15 +119,12 @@ func (t *AdaptiveThrottler) AllowRetry() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rejection := t.rejectionRate(t.advance())
-	return rejection <= 0 || t.random() >= rejection
+	return rejection <= 0 || random(t.Rand) >= rejection
 }
 
-// Release records the outcome of a notification. Any answer shows that the provider is up. Unsent,
-// Abandoned and Expired show nothing: they cancel out the request and earn no credit.
-func (p Permit) Release(o push.Outcome) { p.ReleaseN(o, 1) }
-
-// ReleaseN records n notifications with the same outcome.
-func (p Permit) ReleaseN(o push.Outcome, n int) {
+// Release records n notifications that ended with the same outcome. Any answer shows that the provider
+// is up. Unsent, Abandoned and Expired show nothing: they cancel out the request and earn no credit.
+func (p Permit) Release(o push.Outcome, n int) {
 	t := p.throttler
 	if t == nil {
 		return
@@ -190,10 +184,3 @@ func (t *AdaptiveThrottler) advance() (elapsed float64) {
 }
 
 func (t *AdaptiveThrottler) windowSize() time.Duration { return cmp.Or(t.Window, 10*time.Second) }
-
-func (t *AdaptiveThrottler) random() float64 {
-	if t.Rand != nil {
-		return t.Rand()
-	}
-	return rand.Float64()
-}

@@ -30,14 +30,14 @@ const roundTrip = 100 * time.Millisecond
 // answered.
 func (ph phase) run(th *retry.AdaptiveThrottler) (allowed, answered int) {
 	for i := range ph.seconds * ph.perSecond {
-		if p, err := th.Acquire(); err == nil {
+		if p, err := th.Acquire(1); err == nil {
 			allowed++
 			outcome := push.Outcome{Verdict: push.Unavailable}
 			if ph.succeeds(i) {
 				answered++
 				outcome.Verdict = push.Accepted
 			}
-			time.AfterFunc(roundTrip, func() { p.Release(outcome) })
+			time.AfterFunc(roundTrip, func() { p.Release(outcome, 1) })
 		}
 		time.Sleep(time.Second / time.Duration(ph.perSecond))
 	}
@@ -104,11 +104,11 @@ func TestUnsentOutcomesDoNotAffectThrottler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var th retry.AdaptiveThrottler
 		for range 10_000 {
-			p, err := th.Acquire()
+			p, err := th.Acquire(1)
 			if err != nil {
 				t.Fatal("throttled after unsent notifications only")
 			}
-			p.Release(push.Outcome{Verdict: push.Unsent})
+			p.Release(push.Outcome{Verdict: push.Unsent}, 1)
 		}
 		phase{30, 500, never}.run(&th)
 		if th.RejectionRate() < 0.9 || !(&retry.AdaptiveThrottler{Rand: maxJitter}).AllowRetry() {
@@ -121,7 +121,7 @@ func TestInitialBurstIsNotThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var th retry.AdaptiveThrottler
 		for range 20_000 {
-			if _, err := th.Acquire(); err != nil {
+			if _, err := th.Acquire(1); err != nil {
 				t.Fatal("throttled before any response was due")
 			}
 		}
@@ -133,7 +133,7 @@ func TestMissingResponsesTriggerThrottler(t *testing.T) {
 		var th retry.AdaptiveThrottler
 		for range 30 {
 			for range 500 {
-				_, _ = th.Acquire()
+				_, _ = th.Acquire(1)
 			}
 			time.Sleep(time.Second)
 		}
@@ -145,8 +145,8 @@ func TestMissingResponsesTriggerThrottler(t *testing.T) {
 
 func TestNilThrottlerAllowsEverything(t *testing.T) {
 	var th *retry.AdaptiveThrottler
-	retry.Permit{}.Release(down)
-	if _, err := th.Acquire(); err != nil || !th.AllowRetry() || th.RejectionRate() != 0 {
+	retry.Permit{}.Release(down, 1)
+	if _, err := th.Acquire(1); err != nil || !th.AllowRetry() || th.RejectionRate() != 0 {
 		t.Error("a nil throttler rejected a notification")
 	}
 }
@@ -175,7 +175,7 @@ func BenchmarkThrottler(b *testing.B) {
 	accepted := push.Outcome{Verdict: push.Accepted}
 	b.ReportAllocs()
 	for b.Loop() {
-		p, _ := throttler.Acquire()
-		p.Release(accepted)
+		p, _ := throttler.Acquire(1)
+		p.Release(accepted, 1)
 	}
 }

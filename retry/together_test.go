@@ -32,7 +32,7 @@ func drawRunSteps(t *rapid.T) []runStep {
 	}), 1, 60).Draw(t, "steps")
 }
 
-func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
+func TestAcquireOfSeveralEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := drawRunSteps(rt)
 		var failure string
@@ -41,10 +41,10 @@ func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
 			for i, s := range steps {
 				time.Sleep(s.sleep)
 				rejecting := together.RejectionRate() > 0
-				p, err := together.AcquireN(s.count)
+				p, err := together.Acquire(s.count)
 				ok := err == nil
 				if ok != !rejecting && s.count > 1 {
-					failure = fmt.Sprintf("step %d: AcquireN = %v at rejection rate %v", i, ok, together.RejectionRate())
+					failure = fmt.Sprintf("step %d: Acquire = %v at rejection rate %v", i, ok, together.RejectionRate())
 					return
 				}
 				if !ok && s.count > 1 {
@@ -52,18 +52,18 @@ func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
 				}
 				var permits []retry.Permit
 				for range s.count {
-					q, err := single.Acquire()
+					q, err := single.Acquire(1)
 					if (err == nil) != ok {
-						failure = fmt.Sprintf("step %d: AcquireN = %v, Acquire = %v", i, ok, err)
+						failure = fmt.Sprintf("step %d: Acquire = %v, one by one %v", i, ok, err)
 						return
 					}
 					permits = append(permits, q)
 				}
 				if ok {
 					time.AfterFunc(roundTrip, func() {
-						p.ReleaseN(push.Outcome{Verdict: s.verdict}, s.count)
+						p.Release(push.Outcome{Verdict: s.verdict}, s.count)
 						for _, q := range permits {
-							q.Release(push.Outcome{Verdict: s.verdict})
+							q.Release(push.Outcome{Verdict: s.verdict}, 1)
 						}
 					})
 				}
@@ -83,7 +83,7 @@ func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
 	})
 }
 
-func TestDepositNEqualsSingleDeposits(t *testing.T) {
+func TestDepositOfSeveralEqualsSingleDeposits(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := drawRunSteps(rt)
 		var failure string
@@ -91,9 +91,9 @@ func TestDepositNEqualsSingleDeposits(t *testing.T) {
 			var together, single retry.Budget
 			for i, s := range steps {
 				time.Sleep(s.sleep)
-				together.DepositN(s.count)
+				together.Deposit(s.count)
 				for range s.count {
-					single.Deposit()
+					single.Deposit(1)
 				}
 				for range s.count {
 					if o := (push.Outcome{Verdict: push.Unavailable}); together.Withdraw(o) != single.Withdraw(o) {
@@ -111,9 +111,9 @@ func TestDepositNEqualsSingleDeposits(t *testing.T) {
 
 func TestNilThrottlerAndBudgetAllowRuns(t *testing.T) {
 	var th *retry.AdaptiveThrottler
-	p, err := th.AcquireN(64)
-	p.ReleaseN(push.Outcome{}, 64)
-	(*retry.Budget)(nil).DepositN(64)
+	p, err := th.Acquire(64)
+	p.Release(push.Outcome{}, 64)
+	(*retry.Budget)(nil).Deposit(64)
 	if err != nil {
 		t.Error("a nil throttler rejects:", err)
 	}
@@ -126,9 +126,9 @@ func BenchmarkRun(b *testing.B) {
 			var th retry.AdaptiveThrottler
 			var budget retry.Budget
 			for b.Loop() {
-				p, _ := th.AcquireN(n)
-				budget.DepositN(n)
-				p.ReleaseN(push.Outcome{Verdict: push.Accepted}, n)
+				p, _ := th.Acquire(n)
+				budget.Deposit(n)
+				p.Release(push.Outcome{Verdict: push.Accepted}, n)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/notification")
 		})

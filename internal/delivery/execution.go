@@ -89,7 +89,7 @@ func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
 		return push.Outcome{}, true
 	}
 	var err error
-	if x.throttlePermit, err = x.Throttler.Acquire(); err != nil {
+	if x.throttlePermit, err = x.Throttler.Acquire(1); err != nil {
 		x.Observer.throttled(x.Notification)
 		return err.(*push.RejectedError).Outcome, false
 	}
@@ -119,42 +119,33 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok b
 	return push.Outcome{}, true
 }
 
-// acquireAdaptive acquires the adaptive limit. After a wait it checks the rate limiter again: a
-// scope may have been closed.
-func (x *execution) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
+// acquireLease acquires the adaptive limit, the throttler and the lease of an endpoint, in this
+// order. After a wait for the adaptive limit it checks the rate limiter again: a scope may have been
+// closed. The pool prefers endpoints that the execution has not tried.
+func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
 	var err error
 	if x.adaptivePermit, _, err = x.AdaptiveLimiter.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
-		return x.shed(err), false
+		return nil, x.shed(err)
 	}
-	if !x.adaptivePermit.waited {
-		return push.Outcome{}, true
-	}
-	if wait := x.RateLimiter.RetryAfter(x.Notification); wait > 0 {
-		x.adaptivePermit.release(push.Outcome{}, 0)
-		return rateLimited(wait), false
-	}
-	return push.Outcome{}, true
-}
-
-// acquireLease acquires the adaptive limit, the throttler and the lease of an endpoint, in this
-// order. The pool prefers endpoints that the execution has not tried.
-func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
-	if cause, ok := x.acquireAdaptive(ctx); !ok {
-		return nil, cause
+	defer func() {
+		if lease == nil {
+			x.adaptivePermit.release(1, 0)
+		}
+	}()
+	if x.adaptivePermit.waited {
+		if wait := x.RateLimiter.RetryAfter(x.Notification); wait > 0 {
+			return nil, rateLimited(wait)
+		}
 	}
 	if cause, ok := x.acquireThrottle(); !ok {
-		x.adaptivePermit.release(cause, 0)
 		return nil, cause
 	}
-	lease, err := x.Pool.Pick(ctx, x.tried)
-	if err != nil {
-		x.adaptivePermit.release(push.Outcome{}, 0)
+	if lease, err = x.Pool.Pick(ctx, x.tried); err != nil {
 		return nil, noLease(err)
 	}
 	x.adaptivePermit = x.adaptivePermit.leased(1)
 	if expired(x.Notification) {
 		lease.Done(expiredOutcome)
-		x.adaptivePermit.release(expiredOutcome, 0)
 		return nil, expiredOutcome
 	}
 	return lease, push.Outcome{}
@@ -164,14 +155,14 @@ func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause 
 // the outcome.
 func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 	if len(x.attempts) == 0 {
-		x.Budget.Deposit()
+		x.Budget.Deposit(1)
 	}
 	x.endpoint = lease.Endpoint()
 	a := push.Attempt{Endpoint: x.endpoint.String(), Environment: x.Environment, Started: time.Now()}
 	defer func() {
 		a.Took = time.Since(a.Started)
 		lease.Done(a.Outcome)
-		x.adaptivePermit.release(a.Outcome, a.Took)
+		x.adaptivePermit.release(1, a.Took)
 		x.record(a)
 	}()
 	defer x.recoverPanic(x.Notification, func(unknown push.Outcome) { a.Outcome = unknown })
@@ -240,9 +231,9 @@ func (x *execution) countedAttempts() int {
 
 // finish returns the receipt and releases the permits that are held for all attempts.
 func (x *execution) finish(cause push.Outcome) push.Receipt {
-	x.globalPermit.release(push.Outcome{}, 0)
+	x.globalPermit.release(1, 0)
 	receipt := newReceipt(x.Notification, finalOutcome(x.attempts, cause), x.attempts...)
-	x.throttlePermit.Release(x.lastOutcome())
+	x.throttlePermit.Release(x.lastOutcome(), 1)
 	return receipt
 }
 

@@ -80,11 +80,8 @@ func (p *permit) leased(count int) permit {
 	return part
 }
 
-// release releases a place. took is the time of the attempt, or 0 without one.
-func (p *permit) release(o push.Outcome, took time.Duration) { p.releaseN(o, took, 1) }
-
-// releaseN releases count places. took is the time of each attempt.
-func (p *permit) releaseN(_ push.Outcome, took time.Duration, count int) {
+// release releases count places. took is the time of each attempt, or 0 without one.
+func (p *permit) release(count int, took time.Duration) {
 	if p.limiter != nil && count > 0 {
 		part := p.leased(count)
 		p.limiter.release(p.flow, count, part.wait, took)

@@ -64,13 +64,13 @@ func compareRuns(steps []runStep, together, single runLimiter) string {
 		}
 		if last := s.release % len(runs); runs[last].count > 0 {
 			h := &runs[last]
-			h.permit.releaseN(push.Outcome{}, time.Millisecond, h.count)
+			h.permit.release(h.count, time.Millisecond)
 			first := 0
 			for _, r := range runs[:last] {
 				first += r.count
 			}
 			for _, q := range singles[first : first+h.count] {
-				q.permit.release(push.Outcome{}, time.Millisecond)
+				q.permit.release(1, time.Millisecond)
 			}
 			singles = append(singles[:first], singles[first+h.count:]...)
 			h.count = 0
@@ -81,7 +81,7 @@ func compareRuns(steps []runStep, together, single runLimiter) string {
 		}
 	}
 	for i := range runs {
-		runs[i].permit.releaseN(push.Outcome{}, 0, runs[i].count)
+		runs[i].permit.release(runs[i].count, 0)
 	}
 	if s := together.Status(); s.InFlight != 0 || s.Waiting != 0 {
 		return fmt.Sprintf("status at the end %+v", s)
@@ -121,7 +121,7 @@ func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 		if granted != 64 {
 			t.Fatalf("%d places", granted)
 		}
-		first.releaseN(push.Outcome{}, 0, 24) // the lease has 40 places
+		first.release(24, 0) // the lease has 40 places
 		first = first.leased(40)
 		second, _, _ := a.acquire(t.Context(), n, 64, 0)
 		third, _, _ := a.acquire(t.Context(), n, 64, 0)
@@ -133,11 +133,11 @@ func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 			t.Errorf("lease capacity %v, want the 40 leases; %v", a.leaseCapacity, err)
 		}
 		time.Sleep(time.Second)
-		second.releaseN(push.Outcome{}, 0, 64)
+		second.release(64, 0)
 		third = third.leased(64)
-		third.releaseN(push.Outcome{}, time.Second, 64)
-		fourth.release(push.Outcome{}, 0)
-		first.releaseN(push.Outcome{}, time.Second, 40)
+		third.release(64, time.Second)
+		fourth.release(1, 0)
+		first.release(40, time.Second)
 		if a.unleased != 0 || a.leaseWaiters != 0 || a.inFlight != 0 {
 			t.Errorf("%d unleased, %d lease waiters, %d in flight", a.unleased, a.leaseWaiters, a.inFlight)
 		}
@@ -178,7 +178,7 @@ func TestReleasedRunAdmitsWaiters(t *testing.T) {
 		for range granted {
 			go func() {
 				p, _, err := c.acquire(t.Context(), &push.Call{Notification: &push.Notification{App: "shop"}, CanQueue: true}, 1, time.Minute)
-				p.release(push.Outcome{}, 0)
+				p.release(1, 0)
 				done <- err
 			}()
 		}
@@ -186,7 +186,7 @@ func TestReleasedRunAdmitsWaiters(t *testing.T) {
 		if s := c.Status(); s.Waiting == 0 {
 			t.Errorf("status %+v, want waiters", s)
 		}
-		run.releaseN(push.Outcome{}, 0, granted)
+		run.release(granted, 0)
 		for range granted {
 			if err := testwait.For(t, done, "a waiter"); err != nil {
 				t.Error(err)
@@ -199,9 +199,9 @@ func TestNilLimitsGrantWholeRuns(t *testing.T) {
 	n := &push.Call{Notification: new(push.Notification)}
 	p, granted, _ := (*ConcurrencyLimit)(nil).acquire(t.Context(), n, 64, 0)
 	q, adaptive, _ := (*AdaptiveLimiter)(nil).acquire(t.Context(), n, 64, 0)
-	p.releaseN(push.Outcome{}, 0, 64)
+	p.release(64, 0)
 	q = q.leased(adaptive)
-	q.releaseN(push.Outcome{}, 0, 64)
+	q.release(64, 0)
 	if granted != 64 || adaptive != 64 {
 		t.Errorf("%d and %d places", granted, adaptive)
 	}
@@ -219,8 +219,8 @@ func BenchmarkPermits(b *testing.B) {
 				p, _, _ := c.acquire(b.Context(), n, count, 0)
 				q, _, _ := a.acquire(b.Context(), n, count, 0)
 				q = q.leased(count)
-				q.releaseN(push.Outcome{}, time.Millisecond, count)
-				p.releaseN(push.Outcome{}, time.Millisecond, count)
+				q.release(count, time.Millisecond)
+				p.release(count, time.Millisecond)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*count), "ns/notification")
 		})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,7 +133,7 @@ func (s *sending) admit(ctx context.Context, items []item) (p permits, places, a
 	}
 	adaptive, places, err := s.AdaptiveLimiter.acquire(ctx, c, inFlight, wait)
 	if err != nil {
-		global.releaseN(push.Outcome{}, 0, inFlight)
+		global.release(inFlight, 0)
 		return p, len(items), 0
 	}
 	ns := make([]*push.Notification, places)
@@ -140,13 +141,13 @@ func (s *sending) admit(ctx context.Context, items []item) (p permits, places, a
 		ns[i] = items[i].Notification
 	}
 	admitted = s.RateLimiter.TryAcquireN(ns)
-	throttle, err := s.Throttler.AcquireN(admitted)
+	throttle, err := s.Throttler.Acquire(admitted)
 	if err != nil {
 		s.RateLimiter.Return(ns[:admitted])
 		admitted = 0
 	}
-	adaptive.releaseN(push.Outcome{}, 0, places-admitted)
-	global.releaseN(push.Outcome{}, 0, inFlight-admitted)
+	adaptive.release(places-admitted, 0)
+	global.release(inFlight-admitted, 0)
 	return permits{global, adaptive, throttle}, places, admitted
 }
 
@@ -162,9 +163,9 @@ func (s *sending) maxWait(ctx context.Context, items []item) time.Duration {
 
 // release releases the permits of count items that have ended with o.
 func (s *sending) release(p *permits, o push.Outcome, took time.Duration, count int) {
-	p.adaptive.releaseN(o, took, count)
-	p.throttle.ReleaseN(o, count)
-	p.global.releaseN(o, took, count)
+	p.adaptive.release(count, took)
+	p.throttle.Release(o, count)
+	p.global.release(count, took)
 }
 
 // sendRun makes the first attempts of items with permits. While it waits for leases, the run has one
@@ -227,7 +228,7 @@ func (p *part) send(ctx context.Context, items []item) {
 	if p.items = p.dropExpired(items); len(p.items) == 0 {
 		return
 	}
-	p.Budget.DepositN(len(p.items))
+	p.Budget.Deposit(len(p.items))
 	attempts := push.AttemptContext(ctx)
 	field, used, failed := p.sign(attempts)
 	if failed != nil {
@@ -260,23 +261,18 @@ func (p *part) send(ctx context.Context, items []item) {
 // others.
 func (p *part) dropExpired(items []item) (live []item) {
 	var dropped []item
-	for n, i := range items {
-		switch {
-		case expired(i.Notification):
-			if dropped == nil {
-				live = append(live, items[:n]...)
-			}
-			dropped = append(dropped, i)
-			p.lease.Done(expiredOutcome)
-		case dropped != nil:
-			live = append(live, i)
+	live = slices.DeleteFunc(items, func(i item) bool {
+		if !expired(i.Notification) {
+			return false
 		}
+		dropped = append(dropped, i)
+		p.lease.Done(expiredOutcome)
+		return true
+	})
+	if len(dropped) > 0 {
+		p.release(&p.permits, push.Outcome{}, 0, len(dropped))
+		p.finishWithoutAttempt(dropped, expiredOutcome)
 	}
-	if dropped == nil {
-		return items
-	}
-	p.release(&p.permits, push.Outcome{}, 0, len(dropped))
-	p.finishWithoutAttempt(dropped, expiredOutcome)
 	return live
 }
 
@@ -330,7 +326,7 @@ func (p *part) judge(ctx context.Context, n *push.Notification, result wire.Resu
 func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
 	a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
 	p.lease.Done(a.Outcome)
-	p.adaptive.release(a.Outcome, a.Took)
+	p.adaptive.release(1, a.Took)
 	x := &execution{
 		Executor: p.Executor, Call: i.Call, endpoint: p.lease.Endpoint(),
 		globalPermit: p.global, throttlePermit: p.throttle,
