@@ -94,17 +94,15 @@ func (e *Executor) logLimited(n *push.Notification, a *push.Attempt) {
 }
 
 // recoverPanic logs a panic of the provider and calls set with its outcome. It is called by defer. The
-// outcome is unknown, because the provider may already have sent the request.
+// outcome is unknown, because the provider may already have sent the request. The value of a panic can
+// contain secrets of the notification: the log has the text of runtime errors and only the type of
+// other values.
 func (e *Executor) recoverPanic(n *push.Notification, set func(push.Outcome)) {
-	if p := recover(); p != nil {
-		e.logPanic(n, p)
-		set(push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic})
+	p := recover()
+	if p == nil {
+		return
 	}
-}
-
-// logPanic logs a panic of the provider. The value of a panic can contain secrets of the
-// notification: logPanic logs the text of runtime errors and only the type of other values.
-func (e *Executor) logPanic(n *push.Notification, p any) {
+	set(push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic})
 	if e.Logger == nil {
 		return
 	}

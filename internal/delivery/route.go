@@ -122,12 +122,7 @@ func (r *Route) translateLike(last item, c *push.Call) (*wire.Request, error) {
 
 // makeRequest calls translate, which makes the request for n, and adds the attempt timeout.
 func (r *Route) makeRequest(n *push.Notification, translate func() (*wire.Request, error)) (request *wire.Request, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.logPanic(n, p)
-			err = errProviderPanic
-		}
-	}()
+	defer r.recoverPanic(n, func(push.Outcome) { err = errProviderPanic })
 	if request, err = translate(); err != nil {
 		return nil, err
 	}

@@ -4,9 +4,8 @@ package delivery
 
 import (
 	"context"
-	"fmt"
-	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sluice-push/sluice/push"
@@ -54,9 +53,14 @@ func (t Table) Sender(n *push.Notification) Sender {
 		}
 		return sender
 	}
-	allowed := "configured for this app, which has no platforms"
-	if platforms := slices.Sorted(maps.Keys(t[n.App])); len(platforms) > 0 {
-		allowed = "configured for this app: " + quoteList(platforms)
+	var platforms []string
+	for platform := range t[n.App] {
+		platforms = append(platforms, strconv.Quote(string(platform)))
+	}
+	slices.Sort(platforms)
+	allowed := "configured for this app: " + strings.Join(platforms, ", ")
+	if len(platforms) == 0 {
+		allowed = "configured for this app, which has no platforms"
 	}
 	return refusal{&push.FieldError{Field: "platform", Reason: "PlatformNotConfigured", Allowed: allowed}}
 }
@@ -77,12 +81,4 @@ func (r refusal) Send(_ context.Context, c *push.Call) push.Receipt {
 
 func (r refusal) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	push.SendEach(ctx, calls, ended, r.Send)
-}
-
-func quoteList(platforms []push.Platform) string {
-	quoted := make([]string, len(platforms))
-	for i, p := range platforms {
-		quoted[i] = fmt.Sprintf("%q", string(p))
-	}
-	return strings.Join(quoted, ", ")
 }
