@@ -5,12 +5,10 @@ package pool
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/netip"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/panics"
-
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -56,20 +54,12 @@ func (b *dialBudget) take(now time.Time) bool {
 // grant allows one more dial, to replace something that was lost.
 func (b *dialBudget) grant() { b.tokens++ }
 
-func (p *Pool) newDial(e *Endpoint, delay time.Duration) dialTask {
-	e.dialing = true
+func (p *Pool) newDial(d dialTask) dialTask {
+	d.endpoint.dialing = true
 	p.dials++
-	return dialTask{endpoint: e, delay: delay}
-}
-
-func (p *Pool) newJoinDial(e *Endpoint, jitter bool) dialTask {
-	var delay time.Duration
-	if jitter {
-		delay = rand.N(dialJitter)
+	if d.join {
+		p.joining++
 	}
-	d := p.newDial(e, delay)
-	d.join = true
-	p.joining++
 	return d
 }
 

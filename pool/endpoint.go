@@ -108,15 +108,17 @@ func (e *Endpoint) capacity(limit int) int {
 func (e *Endpoint) freeSlots(limit int) int { return e.capacity(limit) - e.InFlight() }
 
 // acquire takes up to n in-flight slots and returns how many, which is 0 if none is free.
-func (e *Endpoint) acquire(n, limit int) int {
-	limit = e.capacity(limit)
+func (e *Endpoint) acquire(n, limit int) int { return addUpTo(&e.inFlight, n, e.capacity(limit)) }
+
+// addUpTo adds up to n to a count that must not exceed limit, and returns how many.
+func addUpTo(count *atomic.Int32, n, limit int) int {
 	for {
-		inFlight := e.inFlight.Load()
-		n = min(n, limit-int(inFlight))
+		before := count.Load()
+		n = min(n, limit-int(before))
 		if n <= 0 {
 			return 0
 		}
-		if e.inFlight.CompareAndSwap(inFlight, inFlight+int32(n)) {
+		if count.CompareAndSwap(before, before+int32(n)) {
 			return n
 		}
 	}

@@ -46,16 +46,14 @@ func (p *Pool) errorf(reason string, err error) *Error {
 // Error returns the pool, the reason and the underlying error.
 func (e *Error) Error() string {
 	s := "pool " + e.Pool + ": " + e.Reason
-	switch {
-	case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
-		s += " until the context ended (GET /v1/status shows every endpoint): " + e.Err.Error()
-		if e.Detail != "" {
-			s += "; " + e.Detail
-		}
-		return s
-	default:
+	if !errors.Is(e.Err, context.Canceled) && !errors.Is(e.Err, context.DeadlineExceeded) {
 		return s + ": " + e.Err.Error()
 	}
+	s += " until the context ended (GET /v1/status shows every endpoint): " + e.Err.Error()
+	if e.Detail != "" {
+		s += "; " + e.Detail
+	}
+	return s
 }
 
 // Unwrap returns the underlying error.

@@ -89,7 +89,7 @@ func (p *Pool) deliverEvents() {
 	p.pendingEvents = nil
 	p.mu.Unlock()
 	for _, e := range events {
-		p.cfg.Logger.Log(context.Background(), e.logLevel(), e.Kind.message(),
+		p.cfg.Logger.Log(context.Background(), e.logLevel(), messages[e.Kind],
 			"event", string(e.Kind), "pool", e.Pool, "endpoint", e.Endpoint, "reason", e.Reason)
 		p.cfg.Observe(e)
 	}
@@ -107,42 +107,22 @@ func (e *Event) logLevel() slog.Level {
 	return slog.LevelInfo
 }
 
-// message returns the log message for events of this kind.
-func (k EventKind) message() string {
-	switch k {
-	case EventResolved:
-		return "addresses resolved"
-	case EventResolveFailed:
-		return "resolve failed"
-	case EventConnected:
-		return "connection established"
-	case EventDialFailed:
-		return "dial failed"
-	case EventJoined:
-		return "endpoint joined"
-	case EventLeft:
-		return "endpoint left"
-	case EventGoAway:
-		return "connection draining"
-	case EventConnLost:
-		return "connection lost"
-	case EventConnClosed:
-		return "connection closed"
-	case EventEjected:
-		return "endpoint ejected"
-	case EventProbing:
-		return "endpoint probed"
-	case EventRecovered:
-		return "endpoint recovered"
-	case EventPanicStarted:
-		return "panic mode started"
-	case EventPanicEnded:
-		return "panic mode ended"
-	case EventUnreachable:
-		return "no endpoint can be reached"
-	case EventReachable:
-		return "endpoints can be reached again"
-	default:
-		return string(k)
-	}
+// messages are the log messages of the kinds.
+var messages = map[EventKind]string{
+	EventResolved:      "addresses resolved",
+	EventResolveFailed: "resolve failed",
+	EventConnected:     "connection established",
+	EventDialFailed:    "dial failed",
+	EventJoined:        "endpoint joined",
+	EventLeft:          "endpoint left",
+	EventGoAway:        "connection draining",
+	EventConnLost:      "connection lost",
+	EventConnClosed:    "connection closed",
+	EventEjected:       "endpoint ejected",
+	EventProbing:       "endpoint probed",
+	EventRecovered:     "endpoint recovered",
+	EventPanicStarted:  "panic mode started",
+	EventPanicEnded:    "panic mode ended",
+	EventUnreachable:   "no endpoint can be reached",
+	EventReachable:     "endpoints can be reached again",
 }

@@ -23,7 +23,7 @@ type Lease struct {
 	conn     *endpointConn
 	ticket   ticket
 	size     int32
-	held     atomic.Int32                       // places that have not been given back
+	returned atomic.Int32                       // places that have been given back
 	started  time.Time                          // when Do or Start was called last
 	cancel   atomic.Pointer[context.CancelFunc] // of Start on a Conn that is no wire.Starter
 }
@@ -91,7 +91,7 @@ func (l *Lease) Cancel(h wire.Handler) {
 // and outlier detection: EndpointFault counts as a failure, EndpointOK as a success, and any other
 // outcome says nothing about the endpoint. The time since Do or Start counts as the latency.
 func (l *Lease) Done(o push.Outcome) {
-	if l.take(1) == 0 {
+	if addUpTo(&l.returned, 1, l.Size()) == 0 {
 		return
 	}
 	ejected := l.recordOutcome(o)
@@ -107,23 +107,9 @@ func (l *Lease) Done(o push.Outcome) {
 // Succeeded gives back n places whose requests were accepted, with a latency of took. It is Done for
 // all of them at once: each counts as a success.
 func (l *Lease) Succeeded(n int, took time.Duration) {
-	if n = l.take(n); n > 0 {
+	if n = addUpTo(&l.returned, n, l.Size()); n > 0 {
 		l.recordSuccesses(n, took)
 		l.release(n)
-	}
-}
-
-// take takes up to n of the places that have not been given back, and returns how many.
-func (l *Lease) take(n int) int {
-	for {
-		held := l.held.Load()
-		n = min(n, int(held))
-		if n <= 0 {
-			return 0
-		}
-		if l.held.CompareAndSwap(held, held-int32(n)) {
-			return n
-		}
 	}
 }
 

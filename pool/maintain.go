@@ -150,7 +150,7 @@ func (p *Pool) redialMembers(now time.Time) (dials []dialTask) {
 			continue
 		}
 		if p.budget.take(now) {
-			dials = append(dials, p.newDial(e, 0))
+			dials = append(dials, p.newDial(dialTask{endpoint: e}))
 		}
 	}
 	return dials
@@ -174,7 +174,11 @@ func (p *Pool) fillSlots(now time.Time) (dials []dialTask) {
 		if !p.budget.take(now) {
 			break
 		}
-		dials = append(dials, p.newJoinDial(e, len(members) == 0 && len(dials) > 0))
+		d := dialTask{endpoint: e, join: true}
+		if len(members) == 0 && len(dials) > 0 {
+			d.delay = rand.N(dialJitter)
+		}
+		dials = append(dials, p.newDial(d))
 	}
 	if want > len(dials) {
 		p.requestResolve()
@@ -195,7 +199,7 @@ func (p *Pool) rotate(now time.Time) []dialTask {
 	case expired.listed && len(candidates) <= p.countUnlisted():
 		expired.expiresAt = now.Add(p.drawAge())
 	case len(candidates) > 0 && p.budget.take(now):
-		return []dialTask{p.newJoinDial(candidates[0], false)}
+		return []dialTask{p.newDial(dialTask{endpoint: candidates[0], join: true})}
 	}
 	return nil
 }

@@ -132,7 +132,6 @@ func (p *Pool) leaseEndpoint(e *Endpoint, n int) (lease *Lease, retry bool) {
 		e.release(n - 1)
 		p.addEvent(Event{Kind: EventProbing, Endpoint: e.name, Reason: "probing after the ejection"})
 	}
-	lease.held.Store(lease.size)
 	return lease, false
 }
 

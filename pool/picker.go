@@ -28,16 +28,6 @@ type SnapshotPicker interface {
 // size of the pool.
 const maxSample = 8
 
-// picksFromSample reports whether p is a picker of this package.
-func picksFromSample(p Picker) bool {
-	switch p.(type) {
-	case RoundRobin, LeastLoaded, BoundedRoundRobin:
-		return true
-	default:
-		return false
-	}
-}
-
 // RoundRobin picks the endpoint that was picked least recently. With changing candidates, as
 // retries cause them, it stays even, unlike a counter modulo the number of candidates.
 type RoundRobin struct{}

@@ -100,7 +100,7 @@ type Config struct {
 // Pool maintains the endpoints of one service. Create it with New.
 type Pool struct {
 	cfg     Config
-	sampled bool // the picker may get a sample of the candidates
+	sampled bool // the picker is one of this package and gets at most maxSample candidates
 
 	members           atomic.Pointer[[]*Endpoint] // immutable snapshot for Pick
 	changes           atomic.Uint64               // incremented after the connections of an endpoint or the state of its breaker have changed
@@ -157,7 +157,10 @@ func New(cfg Config) (*Pool, error) {
 	}
 	p.members.Store(new([]*Endpoint))
 	p.healthySet.Store(new(healthySet))
-	p.sampled = picksFromSample(p.cfg.Picker)
+	switch cfg.Picker.(type) {
+	case RoundRobin, LeastLoaded, BoundedRoundRobin:
+		p.sampled = true
+	}
 	return p, nil
 }
 
@@ -261,10 +264,11 @@ func (p *Pool) evictAll() (toDrain []*endpointConn) {
 	return toDrain
 }
 
-// drain first stops granting leases, then waits for the outstanding ones, and then drains the
-// connections.
+// drain first makes every current and future Pick fail, then waits for the outstanding leases, and
+// then drains the connections.
 func (p *Pool) drain() error {
-	p.close()
+	p.closing.Store(true)
+	p.queue.close(p.errorf(NoEndpoint, errors.New("the pool is closing")))
 	timer := time.NewTimer(p.cfg.DrainTimeout)
 	defer timer.Stop()
 	for {
@@ -285,12 +289,6 @@ func (p *Pool) drain() error {
 				p.cfg.Name, leases, p.cfg.DrainTimeout)
 		}
 	}
-}
-
-// close makes every current and future Pick fail.
-func (p *Pool) close() {
-	p.closing.Store(true)
-	p.queue.close(p.errorf(NoEndpoint, errors.New("the pool is closing")))
 }
 
 // remaining counts the outstanding leases and the open connections.
@@ -319,13 +317,8 @@ func (p *Pool) Ready() error {
 	if p.closing.Load() {
 		return fmt.Errorf("pool %q: the pool is closing", p.cfg.Name)
 	}
-	if p.Idle() {
+	if p.Idle() || p.anyLive() {
 		return nil
-	}
-	for _, e := range *p.members.Load() {
-		if e.live() {
-			return nil
-		}
 	}
 	if err := p.unreachable.Load(); err != nil {
 		return err
@@ -343,9 +336,12 @@ func (p *Pool) Ready() error {
 }
 
 // wakeMaintainer makes the maintainer check the pool.
-func (p *Pool) wakeMaintainer() {
+func (p *Pool) wakeMaintainer() { signal(p.wake) }
+
+// signal sends to a channel with a buffer of 1, unless a value is already in it.
+func signal(c chan<- struct{}) {
 	select {
-	case p.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

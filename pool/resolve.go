@@ -102,7 +102,8 @@ func (p *Pool) resolveLoop(ctx context.Context) {
 		wait := min(max(ttl, minTTL), maxTTL)
 		if err == nil {
 			failures = 0
-			p.applyAnswer(addrs)
+			drainConns(p.updateListed(addrs))
+			p.wakeMaintainer()
 		} else {
 			wait = min(minTTL<<min(failures, 5), maxTTL)
 			failures++
@@ -146,20 +147,10 @@ func (p *Pool) waitToResolve(ctx context.Context, wait time.Duration, started ti
 }
 
 // requestResolve triggers a resolve before the TTL expires.
-func (p *Pool) requestResolve() {
-	select {
-	case p.resolveNow <- struct{}{}:
-	default:
-	}
-}
+func (p *Pool) requestResolve() { signal(p.resolveNow) }
 
-// applyAnswer applies a good answer. Members keep their slots unless PruneUnlisted is set.
-func (p *Pool) applyAnswer(addrs []netip.AddrPort) {
-	drainConns(p.updateListed(addrs))
-	p.wakeMaintainer()
-}
-
-// updateListed stores the answer and returns the connections of evicted members.
+// updateListed stores a good answer. Members keep their slots unless PruneUnlisted is set.
+// updateListed returns the connections of evicted members.
 func (p *Pool) updateListed(addrs []netip.AddrPort) (toDrain []*endpointConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
