@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -78,9 +79,7 @@ func (p *Pool) dialAndRun(ctx, connCtx context.Context, d dialTask) {
 }
 
 func (p *Pool) connect(ctx context.Context, d dialTask) (conn Conn, err error) {
-	select {
-	case <-time.After(d.delay):
-	case <-ctx.Done():
+	if !sleep.For(ctx, d.delay) {
 		return nil, ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/publicaddr"
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // Resolver returns the addresses of a service and how long they are valid. After an error or an
@@ -138,12 +139,7 @@ func (p *Pool) waitToResolve(ctx context.Context, wait time.Duration, started ti
 	case <-ctx.Done():
 		return false
 	}
-	select {
-	case <-time.After(min(wait, minResolveInterval-time.Since(started))):
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return sleep.For(ctx, min(wait, minResolveInterval-time.Since(started)))
 }
 
 // requestResolve triggers a resolve before the TTL expires.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/report"
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // Config configures a load test.
@@ -227,7 +228,7 @@ func (t *loadTest) run(ctx context.Context) (interrupted bool) {
 // startMeasuring waits for the end of the warm-up. It then records CPU times and starts the fault
 // script.
 func (t *loadTest) startMeasuring(ctx context.Context) {
-	if !sleep(ctx, time.Until(t.schedule.start.Add(t.WarmUp))) {
+	if !sleep.For(ctx, time.Until(t.schedule.start.Add(t.WarmUp))) {
 		return
 	}
 	for _, p := range t.Processes {
@@ -241,20 +242,5 @@ func (t *loadTest) startMeasuring(ctx context.Context) {
 func (t *loadTest) settings() report.Settings {
 	return report.Settings{
 		Command: t.Command, URL: t.URL, API: t.API, Mix: t.Mix.Name, Rate: t.Rate, InFlight: t.InFlight, Batch: t.Batch, Apps: len(t.Apps), HTTP2: t.HTTP2, WarmUp: t.WarmUp.Seconds(),
-	}
-}
-
-// sleep waits for d or until ctx is done. It reports whether it waited for all of d.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/report"
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // Snapshot is the state of a running test.
@@ -34,7 +35,7 @@ func (t *loadTest) reportProgress(ctx context.Context) {
 	if t.OnProgress == nil {
 		return
 	}
-	for last := time.Now(); sleep(ctx, t.ProgressInterval); {
+	for last := time.Now(); sleep.For(ctx, t.ProgressInterval); {
 		now := time.Now()
 		s := t.recorder.snapshot(now.Sub(last))
 		s.Elapsed, s.WarmUp, s.Total = now.Sub(t.schedule.start), t.WarmUp, t.schedule.duration

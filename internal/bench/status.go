@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // status holds the fields of GET /v1/status that bench reads.
@@ -36,7 +38,7 @@ func (t *loadTest) pollStatus(ctx context.Context) {
 		if s, err := t.fetchStatus(ctx, client); err == nil {
 			t.recorder.recordEndpoints(s.countEndpoints())
 		}
-		if !sleep(ctx, max(t.recorder.stepLength, time.Second)) {
+		if !sleep.For(ctx, max(t.recorder.stepLength, time.Second)) {
 			return
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // call is one request. Its notifications are numbered from first.
@@ -153,7 +155,7 @@ func (w *worker) do(c call) {
 	w.request = w.api.appendRequest(w.request[:0], w.mix, c.first, w.Batch)
 	if err := w.conn.ensureOpen(w.workerPool.ctx); err != nil {
 		w.recorder.recordLost(c.due-w.WarmUp, w.Batch, "no connection")
-		_ = sleep(w.workerPool.ctx, 10*time.Millisecond) // keeps a closed loop from spinning
+		_ = sleep.For(w.workerPool.ctx, 10*time.Millisecond) // keeps a closed loop from spinning
 		return
 	}
 	w.sentAt = time.Now()

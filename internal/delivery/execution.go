@@ -8,6 +8,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/retry"
@@ -204,7 +205,7 @@ func (x *execution) retry(ctx context.Context) (cause push.Outcome, ok bool) {
 		x.Observer.retryDenied(x.Notification, o)
 		return o, false
 	}
-	if !sleep(ctx, wait) {
+	if !sleep.For(ctx, wait) {
 		return orAbandoned(ctx, o), false
 	}
 	if o.Verdict != push.Unsent { // an unsent attempt says nothing about its endpoint
@@ -268,19 +269,4 @@ func (x *execution) maxWait(ctx context.Context) time.Duration {
 		wait = min(wait, left-min(x.Executor.Retry.Timeout(), left/2))
 	}
 	return wait
-}
-
-// sleep waits, and returns false if ctx ends first.
-func sleep(ctx context.Context, wait time.Duration) bool {
-	if wait <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 const (
@@ -113,7 +114,7 @@ func (c *consumer) run(ctx, sendCtx context.Context) error {
 			if err := c.pull(ctx, sendCtx, messageSlots, &processing); err != nil && ctx.Err() == nil {
 				c.cfg.Logger.Warn("cannot pull tasks", "app", c.partition.app, "lane", string(c.partition.lane), "err", err)
 				c.natsConsumer = nil
-				sleep(ctx, retryInterval)
+				sleep.For(ctx, retryInterval)
 			}
 		}
 		return nil
@@ -213,19 +214,4 @@ func (c *consumer) ensureConsumer(ctx context.Context) (err error) {
 		return fmt.Errorf("queue: consumer: %w", err)
 	}
 	return nil
-}
-
-// sleep waits and returns true, or returns false when ctx ends.
-func sleep(ctx context.Context, wait time.Duration) bool {
-	if wait <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

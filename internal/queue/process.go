@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -128,7 +129,7 @@ func (c *consumer) retryUntilDone(ctx context.Context, problem string, do func()
 		if !warned {
 			c.cfg.Logger.Warn(problem, "app", c.partition.app, "err", err)
 		}
-		if !sleep(ctx, retryInterval) {
+		if !sleep.For(ctx, retryInterval) {
 			return false
 		}
 	}
@@ -136,7 +137,7 @@ func (c *consumer) retryUntilDone(ctx context.Context, problem string, do func()
 
 // waitUntilDue waits until the task's due time, which is up to a second after that of its message.
 func (c *consumer) waitUntilDue(ctx context.Context, t *task) bool {
-	return sleep(ctx, time.Until(t.Due))
+	return sleep.For(ctx, time.Until(t.Due))
 }
 
 // process sends t until it has ended or is rescheduled, and returns true when that is on disk. It
@@ -201,7 +202,7 @@ func (c *consumer) sendTask(ctx context.Context, t *task, s State) bool {
 			return false
 		}
 		// Nothing was sent, but the journal may have the event that the attempt started.
-		if !sleep(ctx, retryInterval) || !c.reloadState(ctx, t, &s) {
+		if !sleep.For(ctx, retryInterval) || !c.reloadState(ctx, t, &s) {
 			return false
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -51,7 +52,7 @@ func (q *Queue) recoverSettled(ctx context.Context) {
 		if !warned {
 			q.cfg.Logger.Warn("cannot compare the history with the queue; retrying", "err", err)
 		}
-		sleep(ctx, retryInterval)
+		sleep.For(ctx, retryInterval)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -81,7 +82,7 @@ func (q *Queue) runResolvers(ctx context.Context) error {
 // journal, but they will not be sent. It retries until ctx ends.
 func (q *Queue) resolve(ctx context.Context, a *acceptance) {
 	for q.tryResolve(ctx, a) != nil {
-		if !sleep(ctx, retryInterval) {
+		if !sleep.For(ctx, retryInterval) {
 			return
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // Checkpoint is the progress of a webhook.
@@ -125,7 +127,7 @@ func (w *Webhook) deliver(ctx context.Context, b batch) error {
 		if response, ok := errors.AsType[*statusError](err); ok && response.status == http.StatusGone {
 			return w.disable(ctx)
 		}
-		if ctx.Err() != nil || !w.sleep(ctx, w.recordFailure(err)) {
+		if ctx.Err() != nil || !sleep.For(ctx, w.recordFailure(err)) {
 			return ctx.Err()
 		}
 	}
@@ -244,6 +246,6 @@ func (w *Webhook) skipExpired(ctx context.Context) {
 	p.After = ""
 	if err := w.save(ctx, p); err != nil {
 		w.log.Warn("webhook checkpoint not saved", "err", err)
-		w.sleep(ctx, w.cfg.Backoff)
+		sleep.For(ctx, w.cfg.Backoff)
 	}
 }

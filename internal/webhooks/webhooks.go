@@ -24,6 +24,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/publicaddr"
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -196,7 +197,7 @@ func (w *Webhook) Run(ctx context.Context) error {
 			continue
 		}
 		w.log.Warn("webhook feed or checkpoint not available, retrying", "err", err)
-		w.sleep(ctx, backoff(failures+1, w.cfg.Backoff, w.cfg.MaxBackoff))
+		sleep.For(ctx, backoff(failures+1, w.cfg.Backoff, w.cfg.MaxBackoff))
 	}
 	return nil
 }
@@ -271,16 +272,4 @@ func (w *Webhook) cursor() string {
 		return "oldest"
 	}
 	return w.checkpoint.After
-}
-
-// sleep waits, and reports whether ctx is still active afterwards.
-func (w *Webhook) sleep(ctx context.Context, wait time.Duration) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // clusterEnv is the environment variable that makes tests run on a cluster. `make cluster` sets it.
@@ -96,24 +97,14 @@ func (e *environment) startShared() error {
 
 // killLoop kills and restarts one server after the other until ctx ends.
 func (c *Cluster) killLoop(ctx context.Context) error {
-	for i := 0; sleep(ctx, uptime); i++ {
+	for i := 0; sleep.For(ctx, uptime); i++ {
 		c.Kill(i % serverCount)
-		sleep(ctx, downtime)
+		sleep.For(ctx, downtime)
 		if err := c.Start(i % serverCount); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// sleep waits and returns true, or returns false when ctx ends.
-func sleep(ctx context.Context, wait time.Duration) bool {
-	select {
-	case <-time.After(wait):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func (e *environment) report() {
@@ -173,7 +164,7 @@ func Retry(t testing.TB, cfg jetstream.Config, do func() error) {
 	t.Helper()
 	err := do()
 	for began := time.Now(); err != nil && cfg.URL != "" && time.Since(began) < timeout; err = do() {
-		sleep(t.Context(), 100*time.Millisecond)
+		sleep.For(t.Context(), 100*time.Millisecond)
 	}
 	if err != nil {
 		t.Fatal(err)
