@@ -164,7 +164,7 @@ func BenchmarkLastUse(b *testing.B) {
 	if err := h.WaitCaughtUp(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	testwait.Until(b, func() bool { return h.Status().Behind == 0 }, "all events are in the index")
+	testwait.Until(b, func() bool { return h.Status().LagBatches == 0 }, "all events are in the index")
 	for name, key := range map[string]func(i int) int{
 		"new": func(i int) int { return count + i }, "waiting": func(i int) int { return i * 2 % count }, "ended": func(i int) int { return i*2%count + 1 },
 	} {

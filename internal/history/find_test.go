@@ -64,7 +64,7 @@ func TestStatusReportsCaughtUpWithoutQueries(t *testing.T) {
 	}
 	testwait.Until(t, func() bool {
 		s := h.Status()
-		return s.CaughtUp && s.Events == 3 && s.Behind == 0
+		return s.CaughtUp && s.Events == 3 && s.LagBatches == 0
 	}, "the status reports all events")
 }
 

@@ -142,7 +142,7 @@ func (h *testHistory) waitIndexed() {
 	if err := h.WaitCaughtUp(h.Context()); err != nil {
 		h.Fatal(err)
 	}
-	testwait.Until(h, func() bool { return h.Status().Behind == 0 }, "all events are in the index")
+	testwait.Until(h, func() bool { return h.Status().LagBatches == 0 }, "all events are in the index")
 }
 
 func (h *testHistory) state(id string) history.State {

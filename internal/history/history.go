@@ -105,8 +105,8 @@ type History struct {
 
 // counters holds the values of Status.
 type counters struct {
-	received, lost, rebuilt atomic.Uint64
-	newest, committed       atomic.Uint64 // sequences: the last known message of the stream, and the last one in the index
+	received, lost, indexRebuilds atomic.Uint64
+	newest, committed             atomic.Uint64 // sequences: the last known message of the stream, and the last one in the index
 }
 
 // Open creates or opens the stream and the index. It starts no goroutines. The caller must call

@@ -44,7 +44,7 @@ func TestQueriesFailWhileIndexCannotBeRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.damageFound <- struct{}{}
-	testwait.Until(t, func() bool { return h.Status().Rebuilt == 1 }, "the rebuild starts")
+	testwait.Until(t, func() bool { return h.Status().IndexRebuilds == 1 }, "the rebuild starts")
 	id := uuid.Must(uuid.NewV7()).String()
 	at, err := h.Append(t.Context(), push.Event{ID: id, App: "shop", At: time.Now(), Status: push.StatusQueued})
 	if err != nil {

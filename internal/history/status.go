@@ -8,10 +8,10 @@ type Status struct {
 	Events uint64 `json:"events"`
 	// Lost counts the asynchronous events that could not be written.
 	Lost uint64 `json:"lost"`
-	// Behind is the number of messages in the stream that are not indexed yet.
-	Behind uint64 `json:"behind"`
-	// Rebuilt counts the rebuilds of the index.
-	Rebuilt uint64 `json:"rebuilt"`
+	// LagBatches is the number of messages in the stream that are not indexed yet.
+	LagBatches uint64 `json:"lag_batches"`
+	// IndexRebuilds counts the rebuilds of the index.
+	IndexRebuilds uint64 `json:"index_rebuilds"`
 	// CaughtUp is false while the index is being rebuilt. Queries wait meanwhile.
 	CaughtUp bool `json:"caught_up"`
 }
@@ -20,7 +20,7 @@ type Status struct {
 func (h *History) Status() Status {
 	newest, committed := h.counters.newest.Load(), h.counters.committed.Load()
 	return Status{
-		Events: h.counters.received.Load(), Lost: h.counters.lost.Load(), Rebuilt: h.counters.rebuilt.Load(),
-		Behind: newest - min(newest, committed), CaughtUp: h.index.Load().caughtUp.Load(),
+		Events: h.counters.received.Load(), Lost: h.counters.lost.Load(), IndexRebuilds: h.counters.indexRebuilds.Load(),
+		LagBatches: newest - min(newest, committed), CaughtUp: h.index.Load().caughtUp.Load(),
 	}
 }

@@ -93,7 +93,7 @@ func (h *History) watchRetention(ctx context.Context, oldestSeqs chan<- uint64) 
 func (h *History) recoverFollow(ctx context.Context, err error) {
 	if isDamaged(err) || errors.Is(err, errOutdated) {
 		h.cfg.Logger.Warn("rebuilding the index from the stream", "err", err)
-		h.counters.rebuilt.Add(1)
+		h.counters.indexRebuilds.Add(1)
 		for err = h.rebuildIndex(ctx, err); err != nil && pause(ctx); err = h.rebuildIndex(ctx, err) {
 			h.cfg.Logger.Error("cannot rebuild the index; retrying", "err", err)
 		}

@@ -24,7 +24,7 @@ func TestStorageMetrics(t *testing.T) {
 	}
 	m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
 		return &queue.Status{Bytes: 1, LaterBytes: 2, MaxBytes: 3, Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk, Tasks: 4}}},
-			&history.Status{Events: 5, Lost: 6, Behind: 7, Rebuilt: 8, CaughtUp: true},
+			&history.Status{Events: 5, Lost: 6, LagBatches: 7, IndexRebuilds: 8, CaughtUp: true},
 			[]webhooks.Status{{App: "shop", Name: "crm", Delivered: 9, DeliveredUpTo: time.Unix(10, 5e8), Failures: 11, DeadLettered: make([]webhooks.Range, 12)}}
 	})
 	expectLines(t, m, `sluice_queue_bytes 1`, `sluice_queue_scheduled_bytes 2`, `sluice_queue_max_bytes 3`, `sluice_queue_waiting{app="shop",lane="bulk"} 4`,

@@ -68,7 +68,7 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 // waitIndexed waits until the history has received this number of events since it started and has
 // indexed all of them.
 func waitIndexed(h *history.History, events int) {
-	for s := h.Status(); s.Events < uint64(events) || s.Behind > 0; s = h.Status() {
+	for s := h.Status(); s.Events < uint64(events) || s.LagBatches > 0; s = h.Status() {
 		time.Sleep(time.Millisecond)
 	}
 }
