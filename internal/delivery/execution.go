@@ -169,7 +169,7 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 	defer x.recoverPanic(x.Notification, func(unknown push.Outcome) { a.Outcome = unknown })
 	if x.BeforeAttempt != nil {
 		if err := x.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
-			a.Outcome = push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
+			a.Outcome = push.Outcome{Verdict: push.Abandoned, Reason: reasonNotRecorded}
 			return
 		}
 	}

@@ -21,7 +21,7 @@ const (
 	reasonGatewayFull   = "GATEWAY_FULL"   // the concurrency limit of the gateway, or the app's part of it, is reached
 	reasonTTLExpired    = "TTL_EXPIRED"
 	reasonProviderPanic = "PROVIDER_PANIC" // a bug in a provider
-	reasonNotNoted      = "NOT_NOTED"      // BeforeAttempt failed: the queue could not record the attempt
+	reasonNotRecorded   = "NOT_RECORDED"   // BeforeAttempt failed: the queue could not record the attempt
 )
 
 // newReceipt returns the receipt of a notification that ended in o.
