@@ -166,7 +166,7 @@ func (c *gatewayConn) State() wire.State {
 	return state
 }
 
-// Drain stops new calls and tells streams to end.
+// Drain stops new calls and ends streams as soon as their receipts have arrived.
 func (c *gatewayConn) Drain() {
 	c.startDrain()
 	c.Conn.Drain()

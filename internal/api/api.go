@@ -155,7 +155,7 @@ func appOfSend(r *http.Request) string {
 	return app
 }
 
-// Replace tells a handler that next serves new requests from now on. Of the requests in progress,
+// Replace makes next serve new requests from now on. Of the requests in progress,
 // event feeds and batches end if next does not accept their key. It must be called at most once.
 func (h *Handler) Replace(next *Handler) {
 	h.server.next = next.server

@@ -12,8 +12,8 @@ import (
 )
 
 // preferAsync reports whether the client prefers an asynchronous response (RFC 7240,
-// respond-async). Without a queue this is a problem: ignoring the preference would make the client
-// believe that the notification is stored.
+// respond-async). Without a queue this is a problem, because 202 would mean that the notification is
+// stored.
 func (s *server) preferAsync(r *http.Request) (bool, *problem) {
 	if !hasPreference(r, "respond-async") {
 		return false, nil

@@ -11,8 +11,8 @@ import (
 
 // Environments sends the notifications of one app to a provider with separate environments. A
 // notification goes to the environment that it names, or to the default. With Cache, Environments
-// detects the environment of tokens: if the default environment does not know a token, it tries the
-// other one. Environments may be used by multiple goroutines and must not be changed after first
+// detects the environment of tokens: if a token is not registered in the default environment, it
+// tries the other one. Environments may be used by multiple goroutines and must not be changed after first
 // use.
 type Environments struct {
 	// Default is the environment of notifications that name none.
@@ -104,8 +104,8 @@ func (e *Environments) detectAndSend(ctx context.Context, c *push.Call) (receipt
 	return receipt
 }
 
-// tryBoth sends c to the default environment and, if that does not know the token, to the other
-// one. env is the environment that knows the token, Default if none does, and "" if the result is
+// tryBoth sends c to the default environment and, if the token is not registered there, to the other
+// one. env is the environment of the token, Default if it has none, and "" if the result is
 // inconclusive.
 func (e *Environments) tryBoth(ctx context.Context, c *push.Call) (receipt push.Receipt, env push.Environment) {
 	receipt = e.Routes[e.Default].send(ctx, c, 0)
@@ -134,7 +134,7 @@ func (e *Environments) otherRoute() (push.Environment, *Route) {
 	return "", nil
 }
 
-// confirmedEnvironment returns env if o shows that env knows the token, and "" otherwise.
+// confirmedEnvironment returns env if o shows that the token belongs to env, and "" otherwise.
 func confirmedEnvironment(o push.Outcome, env push.Environment) push.Environment {
 	if o.Verdict == push.Accepted || o.Verdict == push.Unregistered {
 		return env

@@ -46,7 +46,7 @@ func (n *notifier) waitAbove(app string, seq uint64) <-chan struct{} {
 	return ch
 }
 
-// reset forgets all messages, because the index is being rebuilt.
+// reset removes all messages, because the index is being rebuilt.
 func (n *notifier) reset() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -44,7 +44,7 @@ type History interface {
 	// LastUse returns the notification that last used a key, by the hash of the key. It returns nil
 	// if there is none or it has expired.
 	LastUse(ctx context.Context, keyHash []byte) (*Use, error)
-	// WaitCaughtUp waits until LastUse knows the events that any gateway has appended so far.
+	// WaitCaughtUp waits until LastUse includes the events that any gateway has appended so far.
 	WaitCaughtUp(ctx context.Context) error
 	// Append appends events and returns when they are on disk.
 	Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error)

@@ -36,7 +36,7 @@ const (
 	clockDriftDivisor = 10
 )
 
-// Lease returns a lease of a key that nobody holds yet. The data is stored with it for other callers.
+// Lease returns a lease of a key that no caller holds yet. The data is stored with it for other callers.
 func (b *Bucket) Lease(key string, data []byte) *Lease {
 	return &Lease{bucket: b, key: key, id: nuid.Next(), data: data}
 }

@@ -41,7 +41,7 @@ type consumer struct {
 	slots        chan struct{} // one token for each send in progress
 }
 
-// notifyPartition tells runConsumers that a partition may have tasks.
+// notifyPartition signals to runConsumers that a partition may have tasks.
 func (q *Queue) notifyPartition(p partition) {
 	q.mu.Lock()
 	_, exists := q.consumers[p]

@@ -84,9 +84,9 @@ type Config struct {
 	SendTimeout time.Duration
 	// SettleTime is how long an event must be in the journal of a cluster before its task is expected
 	// in the queue: another gateway may be in the middle of Accept. It must be longer than Accept
-	// takes, and less than half of the time for which a dead gateway keeps a claimed
-	// Idempotency-Key, so that nobody uses the key before the notification has ended. Zero means 6
-	// minutes. With an embedded engine it is not used.
+	// takes, and less than half of the time for which a killed gateway keeps a claimed
+	// Idempotency-Key, so that no other request uses the key before the notification has ended. Zero
+	// means 6 minutes. With an embedded engine it is not used.
 	SettleTime time.Duration
 	// Grace is how long sends in progress may take during a drain; zero means 30 seconds.
 	Grace time.Duration

@@ -169,7 +169,7 @@ func (m *Member) syncAll(ctx context.Context, heartbeat time.Duration) {
 	m.updateState(leases, err)
 }
 
-// takeLeases returns the current leases and the removed ones, which it forgets.
+// takeLeases returns the current leases and, once, those that were removed.
 func (m *Member) takeLeases() (leases, removed []*lease) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -26,7 +26,7 @@ type Checkpoint struct {
 	Disabled *Disabled `json:"disabled,omitempty"`
 }
 
-// Disabled says that the receiver does not want any more events.
+// Disabled records that the receiver has disabled the webhook with a response of 410.
 type Disabled struct {
 	At     time.Time `json:"at"`
 	Config string    `json:"config"` // digest of the configuration; any other one enables the webhook
@@ -88,7 +88,7 @@ func (w *Webhook) isDisabled() bool {
 	return w.checkpoint.Disabled != nil
 }
 
-// disable saves that the receiver does not want any more events. The checkpoint does not advance:
+// disable saves that the receiver has disabled the webhook. The checkpoint does not advance:
 // once enabled, the webhook continues with the events that were refused.
 func (w *Webhook) disable(ctx context.Context) error {
 	w.mu.Lock()
