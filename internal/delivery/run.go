@@ -22,25 +22,25 @@ import (
 // in Send. ended gets calls that have ended. It is called by several goroutines and must not keep the
 // slice.
 func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
-	s := sending{Route: r, started: time.Now(), ended: ended}
-	defer s.others.Wait()
-	items := s.prepare(calls)
+	b := batch{Route: r, started: time.Now(), ended: ended}
+	defer b.others.Wait()
+	items := b.prepare(calls)
 	for len(items) > 0 {
-		permits, places, admitted := s.admit(ctx, items)
+		permits, places, admitted := b.admit(ctx, items)
 		run := items[:admitted]
 		for _, i := range items[admitted:places] {
-			s.runAlone(ctx, i, &execution{})
+			b.runAlone(ctx, i, &execution{})
 		}
 		if items = items[places:]; len(items) == 0 {
-			s.sendRun(ctx, run, permits)
+			b.sendRun(ctx, run, permits)
 		} else {
-			s.others.Go(func() { s.sendRun(ctx, run, permits) })
+			b.others.Go(func() { b.sendRun(ctx, run, permits) })
 		}
 	}
 }
 
-// sending is the state of a SendAll.
-type sending struct {
+// batch is the state of a SendAll.
+type batch struct {
 	*Route
 	started time.Time
 	ended   func([]*push.Call)
@@ -55,18 +55,18 @@ type item struct {
 
 // prepare returns the calls that need an attempt. It ends the others: invalid calls, and those to
 // tokens that are known to be unregistered.
-func (s *sending) prepare(calls []*push.Call) []item {
+func (b *batch) prepare(calls []*push.Call) []item {
 	items := make([]item, 0, len(calls))
 	var done []*push.Call
 	var last item // that was translated
 	for _, c := range calls {
-		request, err := s.translateLike(last, c)
+		request, err := b.translateLike(last, c)
 		if err == nil {
 			last = item{c, request}
 		}
 		if err != nil {
 			c.Receipt = newReceipt(c.Notification, translateFailure(err))
-		} else if o, ok := s.Unregistered.get(c.Notification); ok {
+		} else if o, ok := b.Unregistered.get(c.Notification); ok {
 			c.Receipt = newReceipt(c.Notification, o)
 		} else {
 			items = append(items, last)
@@ -74,40 +74,40 @@ func (s *sending) prepare(calls []*push.Call) []item {
 		}
 		done = append(done, c)
 	}
-	s.finish(done)
+	b.finish(done)
 	return items
 }
 
 // finish reports calls that have ended.
-func (s *sending) finish(calls []*push.Call) {
+func (b *batch) finish(calls []*push.Call) {
 	if len(calls) == 0 {
 		return
 	}
 	for _, c := range calls {
-		s.Observer.ended(c.Notification, c.Receipt, s.started)
+		b.Observer.ended(c.Notification, c.Receipt, b.started)
 	}
-	s.ended(calls)
+	b.ended(calls)
 }
 
 // finishWithoutAttempt ends items that have not been attempted, and returns their tokens of the rate
 // limit.
-func (s *sending) finishWithoutAttempt(items []item, cause push.Outcome) {
+func (b *batch) finishWithoutAttempt(items []item, cause push.Outcome) {
 	calls, ns := make([]*push.Call, len(items)), make([]*push.Notification, len(items))
 	for i, it := range items {
 		it.Receipt = newReceipt(it.Notification, cause)
 		calls[i], ns[i] = it.Call, it.Notification
 	}
-	s.RateLimiter.Return(ns)
-	s.finish(calls)
+	b.RateLimiter.Return(ns)
+	b.finish(calls)
 }
 
 // runAlone runs the execution of an item in a goroutine of its own. After a panic, the outcome is
 // unknown.
-func (s *sending) runAlone(ctx context.Context, i item, x *execution) {
-	x.Executor, x.Call, x.makeAttempt = s.Executor, i.Call, s.attempt(i.Notification, i.request)
-	s.others.Go(func() {
-		defer s.finish([]*push.Call{i.Call})
-		defer s.recoverPanic(i.Notification, func(o push.Outcome) { i.Receipt = newReceipt(i.Notification, o) })
+func (b *batch) runAlone(ctx context.Context, i item, x *execution) {
+	x.Executor, x.Call, x.makeAttempt = b.Executor, i.Call, b.attempt(i.Notification, i.request)
+	b.others.Go(func() {
+		defer b.finish([]*push.Call{i.Call})
+		defer b.recoverPanic(i.Notification, func(o push.Outcome) { i.Receipt = newReceipt(i.Notification, o) })
 		i.Receipt = x.run(ctx)
 	})
 }
@@ -122,16 +122,16 @@ type permits struct {
 // caller, and returns for how many items it has got some. Of these, the rate limit and the throttler
 // have admitted the first ones; the others, which may have to wait separately, hold no permit. If a
 // concurrency limit rejects the run, no item is admitted.
-func (s *sending) admit(ctx context.Context, items []item) (p permits, places, admitted int) {
-	if s.Throttler.RejectionRate() > 0 {
+func (b *batch) admit(ctx context.Context, items []item) (p permits, places, admitted int) {
+	if b.Throttler.RejectionRate() > 0 {
 		return p, len(items), 0
 	}
-	c, wait := items[0].Call, s.maxWait(ctx, items)
-	global, inFlight, err := s.ConcurrencyLimit.acquire(ctx, c, len(items), wait)
+	c, wait := items[0].Call, b.maxWait(ctx, items)
+	global, inFlight, err := b.ConcurrencyLimit.acquire(ctx, c, len(items), wait)
 	if err != nil {
 		return p, len(items), 0
 	}
-	adaptive, places, err := s.AdaptiveLimiter.acquire(ctx, c, inFlight, wait)
+	adaptive, places, err := b.AdaptiveLimiter.acquire(ctx, c, inFlight, wait)
 	if err != nil {
 		global.release(inFlight, 0)
 		return p, len(items), 0
@@ -140,10 +140,10 @@ func (s *sending) admit(ctx context.Context, items []item) (p permits, places, a
 	for i := range ns {
 		ns[i] = items[i].Notification
 	}
-	admitted = s.RateLimiter.TryAcquireN(ns)
-	throttle, err := s.Throttler.Acquire(admitted)
+	admitted = b.RateLimiter.TryAcquireN(ns)
+	throttle, err := b.Throttler.Acquire(admitted)
 	if err != nil {
-		s.RateLimiter.Return(ns[:admitted])
+		b.RateLimiter.Return(ns[:admitted])
 		admitted = 0
 	}
 	adaptive.release(places-admitted, 0)
@@ -152,17 +152,17 @@ func (s *sending) admit(ctx context.Context, items []item) (p permits, places, a
 }
 
 // maxWait returns how long a run may wait for places: until its first notification may not.
-func (s *sending) maxWait(ctx context.Context, items []item) time.Duration {
+func (b *batch) maxWait(ctx context.Context, items []item) time.Duration {
 	wait := time.Duration(math.MaxInt64)
 	for _, i := range items {
-		x := execution{Executor: s.Executor, deadline: sendDeadline(ctx, i.Notification)}
+		x := execution{Executor: b.Executor, deadline: sendDeadline(ctx, i.Notification)}
 		wait = min(wait, x.maxWait(ctx))
 	}
 	return wait
 }
 
 // release releases the permits of count items that have ended with o.
-func (s *sending) release(p *permits, o push.Outcome, took time.Duration, count int) {
+func (b *batch) release(p *permits, o push.Outcome, took time.Duration, count int) {
 	p.adaptive.release(count, took)
 	p.throttle.Release(o, count)
 	p.global.release(count, took)
@@ -170,29 +170,29 @@ func (s *sending) release(p *permits, o push.Outcome, took time.Duration, count 
 
 // sendRun makes the first attempts of items with permits. While it waits for leases, the run has one
 // place in the queue of the pool.
-func (s *sending) sendRun(ctx context.Context, items []item, p permits) {
+func (b *batch) sendRun(ctx context.Context, items []item, p permits) {
 	for len(items) > 0 {
-		lease, err := s.Pool.PickN(ctx, nil, len(items))
+		lease, err := b.Pool.PickN(ctx, nil, len(items))
 		if err != nil {
-			s.release(&p, push.Outcome{}, 0, len(items))
-			s.finishWithoutAttempt(items, noLease(err))
+			b.release(&p, push.Outcome{}, 0, len(items))
+			b.finishWithoutAttempt(items, noLease(err))
 			return
 		}
 		leased := items[:lease.Size()]
 		items = items[len(leased):]
-		part := &part{sending: s, permits: p, lease: lease, ready: make(chan struct{}, 1)}
+		part := &part{batch: b, permits: p, lease: lease, ready: make(chan struct{}, 1)}
 		part.adaptive = p.adaptive.leased(len(leased))
 		if len(items) == 0 {
 			part.send(ctx, leased)
 		} else {
-			s.others.Go(func() { part.send(ctx, leased) })
+			b.others.Go(func() { part.send(ctx, leased) })
 		}
 	}
 }
 
 // part is the part of a run that shares a lease. It implements wire.Handler.
 type part struct {
-	*sending
+	*batch
 	permits
 	lease *pool.Lease
 	items []item
