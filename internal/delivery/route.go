@@ -61,10 +61,7 @@ func (r *Route) Send(ctx context.Context, c *push.Call) push.Receipt {
 // routes.
 func (r *Route) send(ctx context.Context, c *push.Call, prior int) push.Receipt {
 	request, err := r.translate(c.Notification)
-	if err != nil {
-		return newReceipt(c.Notification, translateFailure(err))
-	}
-	if o, ok := r.Unregistered.get(c.Notification); ok {
+	if o, ended := r.endWithoutAttempt(c.Notification, err); ended {
 		return newReceipt(c.Notification, o)
 	}
 	x := execution{Executor: r.Executor, Call: c, makeAttempt: r.attempt(c.Notification, request), prior: prior}
@@ -132,10 +129,14 @@ func (r *Route) makeRequest(n *push.Notification, translate func() (*wire.Reques
 
 var errProviderPanic = errors.New("delivery: provider panicked (see the log for the stack)")
 
-// translateFailure returns the outcome of a notification that could not be translated.
-func translateFailure(err error) push.Outcome {
-	if errors.Is(err, errProviderPanic) {
-		return push.Outcome{Reason: reasonProviderPanic}
+// endWithoutAttempt returns the outcome of n if it needs no attempt: its translation has failed with
+// err, or its token is known to be unregistered.
+func (r *Route) endWithoutAttempt(n *push.Notification, err error) (o push.Outcome, ended bool) {
+	switch {
+	case errors.Is(err, errProviderPanic):
+		return push.Outcome{Reason: reasonProviderPanic}, true
+	case err != nil:
+		return push.InvalidNotification(err), true
 	}
-	return push.InvalidNotification(err)
+	return r.Unregistered.get(n)
 }

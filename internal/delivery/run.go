@@ -64,15 +64,12 @@ func (b *batch) prepare(calls []*push.Call) []item {
 		if err == nil {
 			last = item{c, request}
 		}
-		if err != nil {
-			c.Receipt = newReceipt(c.Notification, translateFailure(err))
-		} else if o, ok := b.Unregistered.get(c.Notification); ok {
+		if o, ended := b.endWithoutAttempt(c.Notification, err); ended {
 			c.Receipt = newReceipt(c.Notification, o)
-		} else {
-			items = append(items, last)
+			done = append(done, c)
 			continue
 		}
-		done = append(done, c)
+		items = append(items, last)
 	}
 	b.finish(done)
 	return items
