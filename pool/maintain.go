@@ -133,14 +133,9 @@ func (p *Pool) updatePanic() {
 // evictDead evicts members without a connection that may not be redialed yet, or that the resolver
 // no longer returns while new addresses are available.
 func (p *Pool) evictDead(now time.Time) {
-	for _, e := range *p.members.Load() {
-		if e.live() || e.dialing {
-			continue
-		}
-		if e.redialAt.After(now) || !e.listed && len(p.joinCandidates(now, breakerClosed)) > 0 {
-			p.evict(e, "no connection")
-		}
-	}
+	p.evictIf(func(e *Endpoint) bool {
+		return !e.live() && !e.dialing && (e.redialAt.After(now) || !e.listed && len(p.joinCandidates(now, breakerClosed)) > 0)
+	}, "no connection")
 }
 
 // redialMembers returns dials for members that lack a connection, at most one per member.
@@ -287,6 +282,16 @@ func (p *Pool) findReplaceable(e *Endpoint, now time.Time) (old *Endpoint, reaso
 		return expired, "member for " + now.Sub(expired.joinedAt).Round(time.Second).String()
 	}
 	return nil, ""
+}
+
+// evictIf evicts the members that match, and returns their connections.
+func (p *Pool) evictIf(match func(*Endpoint) bool, reason string) (toDrain []*endpointConn) {
+	for _, e := range *p.members.Load() {
+		if match(e) {
+			toDrain = append(toDrain, p.evict(e, reason)...)
+		}
+	}
+	return toDrain
 }
 
 // evict removes e from the members and returns its connections. The breaker keeps its state.

@@ -258,10 +258,7 @@ func (p *Pool) evictAll() (toDrain []*endpointConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopping = true
-	for _, e := range *p.members.Load() {
-		toDrain = append(toDrain, p.evict(e, "the pool is idle")...)
-	}
-	return toDrain
+	return p.evictIf(func(*Endpoint) bool { return true }, "the pool is idle")
 }
 
 // drain first makes every current and future Pick fail, then waits for the outstanding leases, and

@@ -175,18 +175,9 @@ func (p *Pool) updateListed(addrs []netip.AddrPort) (toDrain []*endpointConn) {
 		p.addEventLocked(Event{Kind: EventResolved, Reason: fmt.Sprintf("%d addresses, %d of them new", len(p.listed), added)})
 	}
 	if p.cfg.PruneUnlisted {
-		toDrain = p.evictUnlisted()
+		toDrain = p.evictIf(func(e *Endpoint) bool { return !e.listed }, "no longer listed")
 	}
 	p.forgetStale(now)
-	return toDrain
-}
-
-func (p *Pool) evictUnlisted() (toDrain []*endpointConn) {
-	for _, e := range *p.members.Load() {
-		if !e.listed {
-			toDrain = append(toDrain, p.evict(e, "no longer listed")...)
-		}
-	}
 	return toDrain
 }
 
