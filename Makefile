@@ -65,8 +65,8 @@ crash: ## kill a busy queue at SEEDS (default 200) random moments, also during r
 	@mkdir -p data
 	$(GO) run ./internal/scorecard -json data/crash.json -seeds $(SEEDS) -kills $(SEEDS) S17
 
-cluster: ## test queue, history, Idempotency-Keys, audit and webhooks on a NATS cluster while its three servers are killed in turn
-	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./internal/queue ./internal/history ./internal/idempotency ./internal/audit
+cluster: ## test queue, history, leases, Idempotency-Keys, audit and webhooks on a NATS cluster while its three servers are killed in turn
+	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./internal/jetstream ./internal/queue ./internal/history ./internal/idempotency ./internal/audit
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -timeout 20m -v -run 'TestWebhookMissesNoEvent' ./internal/gateway
 
 fleet: ## test two, four and eight gateways that share a quota, join, leave and are killed; needs an idle machine

@@ -5,6 +5,8 @@ package jetstream_test
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,5 +113,54 @@ func TestLostBucketIsCreatedAgain(t *testing.T) {
 	}
 	if _, err := b.CompareAndSet(t.Context(), "key", nil, 1); !errors.Is(err, jetstream.ErrChanged) {
 		t.Errorf("replaced a value that is lost: %v", err)
+	}
+}
+
+// TestConflictsWithReplicas makes conflicting writes on a cluster with three replicas. It reports those
+// that conflict with a write in progress with another error code.
+func TestConflictsWithReplicas(t *testing.T) {
+	e, err := jetstream.Open(t.Context(), jetstreamtest.NewCluster(t).Account(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	b := e.Bucket(memoryBucket)
+	first, err := b.CompareAndSet(t.Context(), "key", []byte("first"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, revision := range []uint64{0, first + 1} {
+		if _, err := b.CompareAndSet(t.Context(), "key", nil, revision); !errors.Is(err, jetstream.ErrChanged) {
+			t.Errorf("at revision %d: %v", revision, err)
+		}
+	}
+	var written atomic.Int64
+	var writers sync.WaitGroup
+	for range 32 {
+		writers.Go(func() {
+			switch _, err := b.CompareAndSet(t.Context(), "key", nil, first); {
+			case err == nil:
+				written.Add(1)
+			case !errors.Is(err, jetstream.ErrChanged):
+				t.Error(err)
+			}
+		})
+	}
+	testwait.Call(t, writers.Wait, "the end of all writers")
+	if written.Load() != 1 {
+		t.Errorf("%d writers replaced the same value", written.Load())
+	}
+	lease := b.Lease("lease", nil)
+	if _, err := lease.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Put(t.Context(), "lease", nil); err != nil { // another holder has it
+		t.Fatal(err)
+	}
+	if err := lease.Release(t.Context()); err != nil {
+		t.Errorf("release of a lost lease: %v", err)
+	}
+	if _, err := b.Lease("lease", nil).Acquire(t.Context()); !errors.Is(err, jetstream.ErrHeld) {
+		t.Errorf("a lost lease was released for its new holder: %v", err)
 	}
 }

@@ -13,10 +13,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(jetstreamtest.Main(m)) }
 
 // open opens an engine in dir with a stream and a writer. They run until shut is called or the test
 // ends.
