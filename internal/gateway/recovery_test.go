@@ -28,6 +28,12 @@ import (
 // is accepted and its task.
 func interruptAccept(t *testing.T, dir, key, body string) (id string) {
 	t.Helper()
+	return interruptCall(t, dir, key, body, push.StatusQueued)
+}
+
+// interruptCall leaves the queue in dir as a gateway that died after the first event of a notification.
+func interruptCall(t *testing.T, dir, key, body string, status push.Status) (id string) {
+	t.Helper()
 	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: filepath.Join(dir, "engine")})
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func interruptAccept(t *testing.T, dir, key, body string) (id string) {
 	keyHash, bodyHash := sha256.Sum256([]byte("shop\x00"+key)), sha256.Sum256([]byte(body))
 	id = uuid.Must(uuid.NewV7()).String()
 	if _, err := h.Append(ctx, push.Event{
-		ID: id, App: "shop", At: time.Now(), Status: push.StatusQueued, Platform: push.APNs, KeyHash: keyHash[:], BodyHash: bodyHash[:],
+		ID: id, App: "shop", At: time.Now(), Status: status, Platform: push.APNs, KeyHash: keyHash[:], BodyHash: bodyHash[:],
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +88,38 @@ func TestInterruptedCallCanBeRepeated(t *testing.T) {
 			}
 			cfg := parse(t, listenConfig+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 			if report, err := gateway.Audit(t.Context(), cfg); err != nil || !report.Clean() {
+				t.Errorf("%+v %v", report, err)
+			}
+		})
+	}
+}
+
+// TestInterruptedSendIsEnded starts a gateway after one that died during a synchronous send with a key. The
+// notification has ended in lookups, the feed, the webhook and the audit. A repeated call gets its receipt,
+// or is sent if the body allows it.
+func TestInterruptedSendIsEnded(t *testing.T) {
+	for onUnknown, repeated := range map[string]bool{"never": false, "always": true} {
+		t.Run(onUnknown, func(t *testing.T) {
+			s, dir, receiver := newMockEnv(t), t.TempDir(), newWebhookReceiver(t)
+			body := strings.TrimSuffix(apnsNotification(deviceToken), "}") + fmt.Sprintf(`,"on_unknown":%q}`, onUnknown)
+			interrupted := interruptCall(t, dir, "k", body, push.StatusSending)
+			text := s.webhookConfig(dir, receiver.block(t, "ends", ""))
+			h := s.start(t, text)
+			if r := h.waitStatus(interrupted, "unknown"); r["reason"] != "IN_DOUBT" {
+				t.Error(r)
+			}
+			testwait.Until(t, func() bool { return receiver.received(interrupted) }, "the webhook receives its end")
+			if e := h.endOf(interrupted); !strings.Contains(e, `"reason":"IN_DOUBT"`) {
+				t.Errorf("the end in the feed is %s", e)
+			}
+			_, again := h.request("POST", "", body, "Idempotency-Key", "k")
+			if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.APNs}); strings.Contains(fmt.Sprint(again), interrupted) == repeated || (got == 1) != repeated {
+				t.Errorf("repeated call: %v, APNs got %d", again, got)
+			}
+			if err := h.stop(); err != nil {
+				t.Fatal(err)
+			}
+			if report, err := gateway.Audit(t.Context(), parse(t, text)); err != nil || !report.Clean() || len(report.Findings) > 0 {
 				t.Errorf("%+v %v", report, err)
 			}
 		})

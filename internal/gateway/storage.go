@@ -94,12 +94,13 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	if err != nil {
 		return errors.Join(err, st.engine.Close())
 	}
+	settleTime := max(2*time.Minute, cfg.Limits.SendTimeout+time.Minute)
 	st.Queue, err = queue.Open(ctx, queue.Config{
 		Engine: st.engine, Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
-		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, Grace: cfg.Drain.Grace, Logger: log,
+		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, SettleTime: settleTime, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err == nil {
-		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue})
+		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue, ClaimTTL: 5 * settleTime / 2})
 	}
 	if err != nil {
 		return errors.Join(err, st.History.Close(), st.engine.Close())

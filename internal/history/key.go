@@ -22,6 +22,7 @@ type KeyUse struct {
 	Receipt  push.Receipt // the current one; attempts of a waiting notification are left out
 	// Sending is true if the notification was sent synchronously and has not ended.
 	Sending bool
+	Attempt int // number of attempts started
 }
 
 // LastUse returns the notification that last used a key, by the hash of the key. It returns nil if
@@ -45,7 +46,7 @@ func (h *History) LastUse(ctx context.Context, keyHash []byte) (*KeyUse, error) 
 		return nil, err
 	}
 	inQueue := slices.ContainsFunc(headers, func(hdr *eventHeader) bool { return isWaiting(hdr.status) })
-	return &KeyUse{App: s.app, BodyHash: bodyHash, Receipt: receipt, Sending: s.state.Status == push.StatusSending && !inQueue}, nil
+	return &KeyUse{App: s.app, BodyHash: bodyHash, Receipt: receipt, Sending: s.state.Status == push.StatusSending && !inQueue, Attempt: s.state.Attempt}, nil
 }
 
 // findKey returns the ID of the notification that last used a key, and the hash of its body. The ID is

@@ -37,6 +37,13 @@ type Use struct {
 	Receipt  push.Receipt // the current one; attempts of a waiting notification are left out
 	// Sending is true if the notification was sent synchronously and has not ended.
 	Sending bool
+	Attempt int // number of attempts started
+}
+
+// mayRepeat reports whether n may be sent although the notification has ended in doubt. The queue ends
+// one that it has sent only if it may not, so it was sent synchronously, and its gateway died.
+func (u *Use) mayRepeat(n *push.Notification) bool {
+	return u.Receipt.Reason == reasonInDoubt && n.MayRetryUnknown() && n.MayRetry(u.Attempt)
 }
 
 // History is the part of the history that a Log needs.
@@ -190,7 +197,7 @@ func (l *Log) tryClaim(ctx context.Context, n *push.Notification, lease *jetstre
 // So requests that wait can return before the lease is released.
 func (l *Log) endedReceipt(ctx context.Context, n *push.Notification) (*push.Receipt, error) {
 	use, err := l.cfg.History.LastUse(ctx, n.KeyHash)
-	if err != nil || use == nil || !bytes.Equal(use.BodyHash, n.BodyHash) || !use.Receipt.IsFinal() || !isFinal(&use.Receipt) {
+	if err != nil || use == nil || !bytes.Equal(use.BodyHash, n.BodyHash) || !use.Receipt.IsFinal() || !isFinal(&use.Receipt) || use.mayRepeat(n) {
 		return nil, err
 	}
 	return &use.Receipt, nil
@@ -207,6 +214,8 @@ func (l *Log) earlierReceipt(ctx context.Context, n *push.Notification) (*push.R
 		return nil, push.ErrKeyReused
 	case use.Sending: // but it does not have the key any more: its gateway died
 		return l.endInDoubt(ctx, n, use)
+	case use.mayRepeat(n):
+		return nil, nil
 	}
 	return &use.Receipt, nil
 }

@@ -167,3 +167,39 @@ func TestClaimConfirmsWaitingNotification(t *testing.T) {
 		t.Errorf("%+v, %v", earlier, err)
 	}
 }
+
+// TestSendEndedByQueueCanBeRepeated claims the keys of synchronous sends that the queue has ended as in
+// doubt after a crash. Only those that may be repeated are sent again, and none that was queued.
+func TestSendEndedByQueueCanBeRepeated(t *testing.T) {
+	l := newFixture(t).open()
+	end := func(n *push.Notification, statuses ...push.Status) {
+		for _, status := range statuses {
+			l.appendEvents(keyedEvent(n, status))
+		}
+		e := push.Event{ID: n.ID, App: "shop", At: time.Now(), Status: push.StatusUnknown, Receipt: &push.Receipt{
+			ID: n.ID, Outcome: push.Outcome{Verdict: push.Unknown, Reason: "IN_DOUBT"}, Attempts: []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unknown}}},
+		}}
+		l.appendEvents(e)
+	}
+	for key, repeated := range map[string]bool{"never": false, "may": true, "queued": false} {
+		n, again := newKeyed(key, "body"), newKeyed(key, "body")
+		switch key {
+		case "never":
+			end(n, push.StatusSending)
+		case "may":
+			again.OnUnknown = push.RepeatAlways
+			end(n, push.StatusSending)
+		case "queued": // all of its attempts were made
+			again.OnUnknown, again.Retry = push.RepeatAlways, &push.Retry{Attempts: 1}
+			end(n, push.StatusQueued, push.StatusSending)
+		}
+		switch release, earlier := l.claim(again); {
+		case (release != nil) != repeated:
+			t.Errorf("%s: claimed %t", key, release != nil)
+		case repeated:
+			release(nil)
+		case earlier.ID != n.ID || earlier.Reason != "IN_DOUBT":
+			t.Errorf("%s: %+v", key, earlier)
+		}
+	}
+}

@@ -82,11 +82,12 @@ type Config struct {
 	RetryFor time.Duration
 	// SendTimeout bounds one call of Sender.Send. Zero means 25 seconds.
 	SendTimeout time.Duration
-	// SettleTime is how long an event must be in the journal of a cluster before its task is expected
-	// in the queue: another gateway may be in the middle of Accept. It must be longer than Accept
-	// takes, and less than half of the time for which a killed gateway keeps a claimed
-	// Idempotency-Key, so that no other request uses the key before the notification has ended. Zero
-	// means 6 minutes. With an embedded engine it is not used.
+	// SettleTime is how long an event must be in the journal before its task is expected in the queue,
+	// or the end of a synchronous send in the journal: a gateway may be in the middle of Accept or of
+	// the send. It must be longer than both take, and less than half of the time for which a killed
+	// gateway keeps a claimed Idempotency-Key, so that no other request uses the key before the
+	// notification has ended. Zero means two minutes. With an embedded engine it is used only after damage: at the
+	// start, all other processes have ended.
 	SettleTime time.Duration
 	// Grace is how long sends in progress may take during a drain; zero means 30 seconds.
 	Grace time.Duration
@@ -100,7 +101,7 @@ func (c Config) withDefaults() Config {
 	c.RetryFor = cmp.Or(c.RetryFor, 24*time.Hour)
 	c.SendTimeout = cmp.Or(c.SendTimeout, 25*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
-	c.SettleTime = cmp.Or(c.SettleTime, 6*time.Minute)
+	c.SettleTime = cmp.Or(c.SettleTime, 2*time.Minute)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -16,13 +16,18 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
+// recoverEvery is how often a gateway of a cluster calls recover, in units of SettleTime: another one can
+// die at any time.
+const recoverEvery = 30
+
 // runRecovery calls recover for the events of earlier processes: with an embedded engine after the
-// start, in a cluster after SettleTime. It also calls recover when the engine has found damage.
+// start, in a cluster after SettleTime and then at an interval. It also calls recover when the engine
+// has found damage.
 func (q *Queue) runRecovery(ctx context.Context) error {
 	ticker := time.NewTicker(q.cfg.SettleTime)
 	defer ticker.Stop()
 	embedded, noted := q.cfg.Engine.Embedded(), q.openedSeq
-	for due := embedded; ; {
+	for due, ticks := embedded, 0; ; ticks++ {
 		damage := q.cfg.Engine.Damage()
 		if due {
 			q.recoverSettled(ctx)
@@ -38,7 +43,7 @@ func (q *Queue) runRecovery(ctx context.Context) error {
 		if seq, err := q.cfg.Journal.LastSeq(ctx); err == nil {
 			noted = seq
 		}
-		due = q.cfg.Engine.Damage() > damage || q.recoveredSeq.Load() == 0
+		due = q.cfg.Engine.Damage() > damage || q.recoveredSeq.Load() == 0 || !embedded && ticks%recoverEvery == 0
 	}
 }
 
@@ -94,8 +99,8 @@ func (q *Queue) recoverSince(ctx context.Context, seq uint64) error {
 }
 
 // recover ends the notifications that have not ended according to the events up to seq, and that have
-// no task: their gateway died between the event and the task, or the task was lost on the disk. The
-// caller holds q.recovering.
+// no task: their gateway died between the event and the task or while it sent them synchronously, or
+// the task was lost on the disk. The caller holds q.recovering.
 func (q *Queue) recover(ctx context.Context, seq uint64) error {
 	missing, err := q.cfg.Journal.Unfinished(ctx, seq)
 	if err != nil {
@@ -133,7 +138,7 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 	}
 	delete(ended, "")
 	for reason, count := range ended {
-		q.cfg.Logger.Warn("notifications ended as unknown: they had no task in the queue", "reason", reason, "notifications", count)
+		q.cfg.Logger.Warn("notifications without a task in the queue ended as unknown", "reason", reason, "notifications", count)
 	}
 	q.recoveredSeq.Store(max(seq, q.recoveredSeq.Load()))
 	return nil
@@ -142,15 +147,15 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 func compareUUIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
 
 // endMissing ends a notification without a task, and returns the reason. It returns no reason if the
-// notification has ended meanwhile, or if it was sent synchronously.
+// notification has ended meanwhile. One that was never queued was sent synchronously, and its gateway
+// has died.
 func (q *Queue) endMissing(ctx context.Context, id string) (reason string, err error) {
 	states, err := q.latestStates(ctx, []string{id})
 	if err != nil || isEnded(states[id].Status) {
 		return "", err
 	}
 	events, err := q.cfg.Journal.Events(ctx, id)
-	i := slices.IndexFunc(events, func(e push.Event) bool { return isWaiting(e.Status) })
-	if err != nil || i < 0 {
+	if err != nil || len(events) == 0 {
 		return "", err
 	}
 	receipt := push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unknown, Reason: push.ReasonTaskLost}}
@@ -159,12 +164,15 @@ func (q *Queue) endMissing(ctx context.Context, id string) (reason string, err e
 			receipt.Attempts = append(receipt.Attempts, push.Attempt{Started: e.At, Outcome: push.Outcome{Verdict: push.Unknown}})
 		}
 	}
-	if len(receipt.Attempts) == 0 && q.cfg.Engine.Damage() == 0 {
+	switch {
+	case !slices.ContainsFunc(events, func(e push.Event) bool { return isWaiting(e.Status) }):
+		receipt.Reason = reasonInDoubt
+	case len(receipt.Attempts) == 0 && q.cfg.Engine.Damage() == 0:
 		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so no caller knows that it is stored
 	}
 	// The event does not carry the Idempotency-Key, which another notification may have by now.
 	end := push.Event{
-		ID: id, App: events[i].App, At: time.Now().UTC(), Status: receipt.Status(), Platform: events[i].Platform, Lane: events[i].Lane, Receipt: &receipt,
+		ID: id, App: events[0].App, At: time.Now().UTC(), Status: receipt.Status(), Platform: events[0].Platform, Lane: events[0].Lane, Receipt: &receipt,
 	}
 	if _, err := q.cfg.Journal.Append(ctx, end); err != nil {
 		return "", err

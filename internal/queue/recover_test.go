@@ -56,8 +56,8 @@ func TestInterruptedAcceptIsEnded(t *testing.T) {
 	if e := j.eventsOf(interrupted.ID); e[len(e)-1].KeyHash != nil || e[len(e)-1].Platform != push.APNs {
 		t.Errorf("%+v: another notification may have the key by now", e[len(e)-1])
 	}
-	if r := f.receipt(t, synchronous); r.Status() != push.StatusSending {
-		t.Errorf("%+v: a synchronous send is not the queue's", r)
+	if r := f.receipt(t, synchronous); r.Status() != push.StatusUnknown || r.Reason != "IN_DOUBT" || len(r.Attempts) != 1 {
+		t.Errorf("%+v: its gateway died during a synchronous send", r)
 	}
 	own := newNotification("shop")
 	own.SendAt = own.AcceptedAt.Add(time.Hour)
@@ -67,6 +67,29 @@ func TestInterruptedAcceptIsEnded(t *testing.T) {
 	}
 	if s.sentCount() != 0 {
 		t.Errorf("%d sent", s.sentCount())
+	}
+}
+
+// TestClusterEndsSendsOfDeadGateways appends events of synchronous sends to a journal that other gateways
+// of a cluster use. Those without an end are ended, also some time after the start.
+func TestClusterEndsSendsOfDeadGateways(t *testing.T) {
+	j := newMemoryJournal()
+	openQueueAt(t, jetstream.Config{URL: jetstreamtest.StartServer(t)}, j, newFakeSender(), queue.Config{SettleTime: 20 * time.Millisecond})
+	for range 3 {
+		dead, alive := newNotification("shop"), newNotification("shop")
+		sending := []push.Event{acceptedEvent(dead), acceptedEvent(alive)}
+		sending[0].Status, sending[0].Attempt, sending[1].Status, sending[1].Attempt = push.StatusSending, 1, push.StatusSending, 1
+		end := acceptedEvent(alive)
+		end.Status, end.Receipt = push.StatusAccepted, &push.Receipt{ID: alive.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+		if _, err := j.Append(t.Context(), sending[0], sending[1], end); err != nil {
+			t.Fatal(err)
+		}
+		j.waitEnded(t, dead)
+		for n, want := range map[*push.Notification][]push.Status{dead: {push.StatusSending, push.StatusUnknown}, alive: {push.StatusSending, push.StatusAccepted}} {
+			if diff := cmp.Diff(want, j.statuses(n.ID)); diff != "" {
+				t.Error(diff)
+			}
+		}
 	}
 }
 
