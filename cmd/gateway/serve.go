@@ -34,7 +34,7 @@ func (serveCmd) Help() string {
 
 Environment variables override values of the file: SLUICE_POOL_SIZE sets pool.size. SIGTERM drains the gateway: requests in flight finish before it exits. A second SIGTERM ends the process immediately.
 
-The gateway watches the contents of the configuration and its key files, through symbolic links, and reloads within a second of a change, or on SIGHUP. If a changed configuration is invalid, the gateway logs an error and keeps the previous one. To preview the effect of a change, run gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster. While the cluster is down, a gateway starts from its snapshot.`
+The gateway watches the contents of the configuration and its key files, through symbolic links, and reloads within a second of a change, or on SIGHUP. If a changed configuration is invalid, the gateway logs an error and keeps the previous one. To preview the effect of a change, run gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster. While the cluster is down, a gateway starts from its snapshot. At its first start it has none, and waits for the cluster for up to a minute.`
 }
 
 // Run serves until p is canceled.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -33,6 +34,9 @@ type NATSConfig struct {
 	// ReadTimeout is how long Read waits for the cluster before it returns the snapshot. The
 	// default is 5s.
 	ReadTimeout time.Duration
+	// SetupTimeout is how long Read waits if there is no snapshot, as at the first start of a gateway:
+	// the cluster may be starting or electing a leader. The default is a minute.
+	SetupTimeout time.Duration
 	// Logger logs connection problems. Nil discards them.
 	Logger *slog.Logger
 }
@@ -47,6 +51,7 @@ type NATS struct {
 
 	mu       sync.Mutex
 	text     []byte        // the latest value; nil before the first
+	watchErr error         // why the key could not be watched at the last try
 	received chan struct{} // closed when text is set for the first time
 	saved    []byte        // the contents of the snapshot
 }
@@ -77,19 +82,21 @@ func OpenNATS(cfg NATSConfig) (*NATS, error) {
 func (n *NATS) Name() string { return n.cfg.Snapshot }
 
 // Read returns the latest value of the key. It waits for the first value, and returns the snapshot
-// if that takes longer than the read timeout.
+// if that takes longer than the read timeout. Without a snapshot it waits longer.
 func (n *NATS) Read(ctx context.Context) ([]byte, error) {
-	timeout := time.NewTimer(cmp.Or(n.cfg.ReadTimeout, 5*time.Second))
-	defer timeout.Stop()
-	select {
-	case <-n.received:
-	case <-ctx.Done():
-	case <-timeout.C:
-	}
-	if text, ok := n.latest(); ok { // also if it arrived together with the timeout
+	readTimeout := cmp.Or(n.cfg.ReadTimeout, 5*time.Second)
+	if text, ok := n.waitFirst(ctx, readTimeout); ok {
 		return text, nil
 	}
 	text, err := os.ReadFile(n.cfg.Snapshot)
+	if errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
+		left := cmp.Or(n.cfg.SetupTimeout, time.Minute) - readTimeout
+		n.cfg.Logger.Warn("NATS has no configuration yet; retrying", "bucket", n.bucket, "key", n.key, "for", left.String(), "err", n.lastWatchErr())
+		if text, ok := n.waitFirst(ctx, left); ok {
+			n.cfg.Logger.Info("NATS has the configuration", "bucket", n.bucket, "key", n.key)
+			return text, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("config: the cluster does not respond or has no %s/%s, and there is no snapshot yet: %w", n.bucket, n.key, err)
 	}
@@ -157,7 +164,11 @@ func (n *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	}
 	return panics.Restart(ctx, n.cfg.Logger, "configuration in NATS", func(ctx context.Context) error {
 		for ctx.Err() == nil {
-			if err := n.watch(ctx, js, changed, reconnected); err != nil && ctx.Err() == nil {
+			err := n.watch(ctx, js, changed, reconnected)
+			n.mu.Lock()
+			n.watchErr = err
+			n.mu.Unlock()
+			if err != nil && ctx.Err() == nil {
 				n.cfg.Logger.Debug("configuration key cannot be watched yet", "bucket", n.bucket, "err", err)
 			}
 			waitRetry(ctx, reconnected)
@@ -205,6 +216,24 @@ func (n *NATS) setText(text []byte) {
 	default:
 		close(n.received)
 	}
+}
+
+// waitFirst waits for the first value, and returns the latest one if there is one by then.
+func (n *NATS) waitFirst(ctx context.Context, limit time.Duration) ([]byte, bool) {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	select {
+	case <-n.received:
+	case <-ctx.Done():
+	case <-timeout.C:
+	}
+	return n.latest() // also if it arrived together with the timeout
+}
+
+func (n *NATS) lastWatchErr() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.watchErr
 }
 
 // latest returns the latest value, if there is one.

@@ -85,7 +85,7 @@ func expectText(t *testing.T, s configsource.Source, changed <-chan struct{}, te
 
 func openNATS(t *testing.T, server, snapshot string) *configsource.NATS {
 	t.Helper()
-	n, err := configsource.OpenNATS(configsource.NATSConfig{URL: strings.Replace(server, "//", "//user:password@", 1) + "/sluice/gateway.yaml", Snapshot: snapshot, ReadTimeout: time.Millisecond})
+	n, err := configsource.OpenNATS(configsource.NATSConfig{URL: strings.Replace(server, "//", "//user:password@", 1) + "/sluice/gateway.yaml", Snapshot: snapshot, ReadTimeout: time.Millisecond, SetupTimeout: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,4 +321,59 @@ func TestNATSContinuesAfterPanic(t *testing.T) {
 	testwait.Until(t, func() bool { return failures.Load() > 0 }, "there is no bucket yet")
 	putConfig(t, address, "text")
 	expectText(t, n, changed, "text")
+}
+
+// TestFirstStartWaitsForNATS reads a configuration without a snapshot, before the cluster is up and before
+// it has the key.
+func TestFirstStartWaitsForNATS(t *testing.T) {
+	server := jetstreamtest.NewServer(t, t.TempDir())
+	server.Stop()
+	var warned atomic.Int64
+	n, err := configsource.OpenNATS(configsource.NATSConfig{
+		URL: server.URL + "/sluice/gateway.yaml", Snapshot: filepath.Join(t.TempDir(), "snapshot.yaml"), ReadTimeout: time.Millisecond,
+		Logger: slog.New(countingHandler{slog.DiscardHandler, "NATS has no configuration yet; retrying", &warned}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runSource(t, n)
+	read := make(chan string, 1)
+	go func() {
+		text, err := n.Read(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		read <- string(text)
+	}()
+	testwait.Until(t, func() bool { return warned.Load() == 1 }, "the wait is logged")
+	server.Start()
+	putConfig(t, server.URL, "text")
+	if text := testwait.For(t, read, "the configuration"); text != "text" {
+		t.Errorf("%q", text)
+	}
+}
+
+// TestReadEndsWithoutConfiguration reads a key that the cluster does not have, without a snapshot.
+func TestReadEndsWithoutConfiguration(t *testing.T) {
+	n := openNATS(t, jetstreamtest.StartServer(t), filepath.Join(t.TempDir(), "snapshot.yaml"))
+	runSource(t, n)
+	if _, err := n.Read(t.Context()); err == nil || !strings.Contains(err.Error(), "sluice/gateway.yaml") {
+		t.Error(err)
+	}
+}
+
+// countingHandler counts the records with this message.
+type countingHandler struct {
+	slog.Handler
+	message string
+	count   *atomic.Int64
+}
+
+func (h countingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h countingHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.message {
+		h.count.Add(1)
+	}
+	return nil
 }
