@@ -125,18 +125,18 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 			return err
 		}
 	}
-	ended := map[string]int{}
+	var ids []string
 	for i, id := range missing {
-		if found[i] {
-			continue
+		if !found[i] {
+			ids = append(ids, id.String())
 		}
-		reason, err := q.endMissing(ctx, id.String())
-		if err != nil {
+	}
+	ended := map[string]int{}
+	for group := range slices.Chunk(ids, recoveryGroup) {
+		if err := q.endMissing(ctx, group, ended); err != nil {
 			return err
 		}
-		ended[reason]++
 	}
-	delete(ended, "")
 	for reason, count := range ended {
 		q.cfg.Logger.Warn("notifications without a task in the queue ended as unknown", "reason", reason, "notifications", count)
 	}
@@ -146,18 +146,45 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 
 func compareUUIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
 
-// endMissing ends a notification without a task, and returns the reason. It returns no reason if the
-// notification has ended meanwhile. One that was never queued was sent synchronously, and its gateway
-// has died.
-func (q *Queue) endMissing(ctx context.Context, id string) (reason string, err error) {
-	states, err := q.latestStates(ctx, []string{id})
-	if err != nil || isEnded(states[id].Status) {
-		return "", err
+// recoveryGroup is how many ends are written together: each write waits for the disk and the index.
+const recoveryGroup = 100
+
+// endMissing ends the notifications without a task, and counts them in ended by reason. It skips those
+// that have ended meanwhile.
+func (q *Queue) endMissing(ctx context.Context, ids []string, ended map[string]int) error {
+	states, err := q.latestStates(ctx, ids)
+	if err != nil {
+		return err
 	}
-	events, err := q.cfg.Journal.Events(ctx, id)
-	if err != nil || len(events) == 0 {
-		return "", err
+	var ends []push.Event
+	for _, id := range ids {
+		if isEnded(states[id].Status) {
+			continue
+		}
+		events, err := q.cfg.Journal.Events(ctx, id)
+		if err != nil {
+			return err
+		}
+		if len(events) > 0 {
+			ends = append(ends, q.missingEnd(id, events))
+		}
 	}
+	if len(ends) == 0 {
+		return nil
+	}
+	if _, err := q.cfg.Journal.Append(ctx, ends...); err != nil {
+		return err
+	}
+	for _, end := range ends {
+		ended[end.Receipt.Reason]++
+	}
+	return nil
+}
+
+// missingEnd returns the end of a notification without a task, whose events are given. One that was never
+// queued was sent synchronously, and its gateway has died. The end does not carry the Idempotency-Key,
+// which another notification may have by now.
+func (q *Queue) missingEnd(id string, events []push.Event) push.Event {
 	receipt := push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unknown, Reason: push.ReasonTaskLost}}
 	for _, e := range events {
 		if e.Status == push.StatusSending {
@@ -170,12 +197,7 @@ func (q *Queue) endMissing(ctx context.Context, id string) (reason string, err e
 	case len(receipt.Attempts) == 0 && q.cfg.Engine.Damage() == 0:
 		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so no caller knows that it is stored
 	}
-	// The event does not carry the Idempotency-Key, which another notification may have by now.
-	end := push.Event{
+	return push.Event{
 		ID: id, App: events[0].App, At: time.Now().UTC(), Status: receipt.Status(), Platform: events[0].Platform, Lane: events[0].Lane, Receipt: &receipt,
 	}
-	if _, err := q.cfg.Journal.Append(ctx, end); err != nil {
-		return "", err
-	}
-	return receipt.Reason, nil
 }
