@@ -43,6 +43,10 @@ const (
 	ReasonNotStored = "NOT_STORED"
 	// ReasonTaskLost means that the disk or the cluster lost it.
 	ReasonTaskLost = "TASK_LOST"
+	// ReasonTaskMissing means that a cluster either lost it after the call had got its response, or never
+	// stored it because the gateway was interrupted before. No record can tell which. An attempt is
+	// not recorded, but the cluster may have lost that too.
+	ReasonTaskMissing = "TASK_MISSING"
 )
 
 // NeverQueued reports whether the notification was never sent because it was not in the queue.

@@ -91,7 +91,7 @@ func printReport(w io.Writer, r *audit.Report) error {
 	for _, f := range r.Findings {
 		printf(w, "%-12s %s of app %s, first event at %s\n", f.Kind, f.ID, f.App, f.Cursor)
 	}
-	if listed, all := len(r.Findings), r.Lost+r.Twice+r.SameKey+r.NotStored+r.Unannounced+r.Interrupted; uint64(listed) < all {
+	if listed, all := len(r.Findings), r.Lost+r.Twice+r.SameKey+r.NotStored+r.PossiblyLost+r.Unannounced+r.Interrupted; uint64(listed) < all {
 		printf(w, "… and %d more\n", all-uint64(listed))
 	}
 	printf(w, "%d events of %d notifications. %d were queued; %d are waiting.\n", r.Events, r.Notifications, r.Accepted, r.Waiting)

@@ -58,18 +58,22 @@ type Report struct {
 	// the caller got no response. This is harmless, unless there are more than calls in progress
 	// when a gateway died.
 	NotStored uint64 `json:"not_stored"`
+	// PossiblyLost counts notifications that ended because a cluster does not have their tasks. If a
+	// gateway died during the call that accepted them, this is harmless: the caller got no response.
+	// Otherwise the cluster has lost an accepted notification.
+	PossiblyLost uint64 `json:"possibly_lost"`
 	// Interrupted counts synchronous sends without an end: the gateway died, and the caller got no
 	// response.
 	Interrupted uint64 `json:"interrupted"`
-	// Findings lists lost, twice, same_key, unannounced, not_stored and interrupted notifications, at
-	// most a thousand.
+	// Findings lists lost, twice, same_key, unannounced, not_stored, possibly_lost and interrupted
+	// notifications, at most a thousand.
 	Findings []Finding `json:"findings"`
 }
 
 // Finding is a notification that does not have exactly one end, or whose Idempotency-Key was used
 // before.
 type Finding struct {
-	Kind string `json:"kind"` // lost, twice, same_key, unannounced, not_stored or interrupted
+	Kind string `json:"kind"` // lost, twice, same_key, unannounced, not_stored, possibly_lost or interrupted
 	ID   string `json:"id"`
 	App  string `json:"app"`
 	// Cursor is the position of its first event.
@@ -249,6 +253,9 @@ func (a *auditor) tally(n *notification) error {
 	case n.notStored:
 		a.report.NotStored++
 		a.addFinding("not_stored", n.first)
+	case n.missing:
+		a.report.PossiblyLost++
+		a.addFinding("possibly_lost", n.first)
 	case n.fromQueue && !n.accepted && a.firstSeq <= 1: // otherwise the event may have expired
 		a.report.Unannounced++
 		a.addFinding("unannounced", n.first)

@@ -177,11 +177,12 @@ func TestAuditReportsNotificationsLostOnDisk(t *testing.T) {
 		f.appendEvents(newEvent(id, push.StatusScheduled), newUnknown(id, reason))
 		return id
 	}
-	lost, notStored := end(push.ReasonTaskLost), end(push.ReasonNotStored)
+	lost, notStored, missing := end(push.ReasonTaskLost), end(push.ReasonNotStored), end(push.ReasonTaskMissing)
 	end("IN_DOUBT")
 	got := f.audit()
-	want := &audit.Report{Events: 6, Notifications: 3, Accepted: 3, Lost: 1, NotStored: 1, Findings: []audit.Finding{
+	want := &audit.Report{Events: 8, Notifications: 4, Accepted: 4, Lost: 1, NotStored: 1, PossiblyLost: 1, Findings: []audit.Finding{
 		{Kind: "lost", ID: lost, App: "shop", Cursor: "1.0"}, {Kind: "not_stored", ID: notStored, App: "shop", Cursor: "2.0"},
+		{Kind: "possibly_lost", ID: missing, App: "shop", Cursor: "3.0"},
 	}}
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Error(diff)

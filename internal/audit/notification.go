@@ -78,6 +78,7 @@ type notification struct {
 	inDoubt   bool // because its gateway died during an attempt
 	lost      bool // it ended because the disk or the cluster lost its task
 	notStored bool // it ended because its task was never stored
+	missing   bool // it ended because a cluster does not have its task
 	accepted  bool // an event says so
 	queued    bool // it is in a queue
 	fromQueue bool // it was sent by the queue, not synchronously
@@ -107,6 +108,7 @@ func (n *notification) apply(r *record) {
 	n.late = n.late || r.late
 	n.lost = n.lost || r.reason == push.ReasonTaskLost
 	n.notStored = n.notStored || r.reason == push.ReasonNotStored
+	n.missing = n.missing || r.reason == push.ReasonTaskMissing
 	switch r.Status {
 	case push.StatusQueued, push.StatusScheduled:
 		n.accepted = n.accepted || r.Attempt == 0

@@ -203,3 +203,16 @@ func TestSendEndedByQueueCanBeRepeated(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyOfMissingTaskStaysInUse claims the key of a notification that a cluster may have lost.
+func TestKeyOfMissingTaskStaysInUse(t *testing.T) {
+	l := newFixture(t).open()
+	n := newKeyed("key", "body")
+	l.appendEvents(keyedEvent(n, push.StatusQueued))
+	l.appendEvents(push.Event{ID: n.ID, App: "shop", At: time.Now(), Status: push.StatusUnknown, Receipt: &push.Receipt{
+		ID: n.ID, Outcome: push.Outcome{Verdict: push.Unknown, Reason: push.ReasonTaskMissing},
+	}})
+	if release, earlier := l.claim(newKeyed("key", "body")); release != nil || earlier.ID != n.ID || earlier.Reason != push.ReasonTaskMissing {
+		t.Errorf("%+v", earlier)
+	}
+}

@@ -194,6 +194,8 @@ func (q *Queue) missingEnd(id string, events []push.Event) push.Event {
 	switch {
 	case !slices.ContainsFunc(events, func(e push.Event) bool { return isWaiting(e.Status) }):
 		receipt.Reason = reasonInDoubt
+	case len(receipt.Attempts) == 0 && !q.cfg.Engine.Embedded():
+		receipt.Reason = push.ReasonTaskMissing
 	case len(receipt.Attempts) == 0 && q.cfg.Engine.Damage() == 0:
 		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so no caller knows that it is stored
 	}

@@ -93,6 +93,38 @@ func TestClusterEndsSendsOfDeadGateways(t *testing.T) {
 	}
 }
 
+// TestClusterReportsMissingTasks deletes the message of an accepted notification, as a cluster that loses
+// it, and appends the event of an interrupted call. No record tells them apart: both end as unknown and
+// keep their keys.
+func TestClusterReportsMissingTasks(t *testing.T) {
+	j := newMemoryJournal()
+	f := openQueueAt(t, jetstream.Config{URL: jetstreamtest.StartServer(t)}, j, newFakeSender(), queue.Config{SettleTime: 20 * time.Millisecond})
+	lost, interrupted, kept := newNotification("shop"), newNotification("shop"), newNotification("shop")
+	for _, n := range []*push.Notification{lost, kept} {
+		n.SendAt = n.AcceptedAt.Add(time.Hour)
+		f.accept(t, n)
+	}
+	stream, err := f.engine.JetStream().Stream(t.Context(), "SLUICE_LATER")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Append(t.Context(), acceptedEvent(interrupted)); err != nil {
+		t.Fatal(err)
+	}
+	j.waitEnded(t, lost, interrupted)
+	for _, n := range []*push.Notification{lost, interrupted} {
+		if r := f.receipt(t, n); r.Status() != push.StatusUnknown || r.Reason != push.ReasonTaskMissing || r.NeverQueued() {
+			t.Errorf("%+v", r)
+		}
+	}
+	if r := f.receipt(t, kept); r.Status() != push.StatusScheduled {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestRecoveryKeepsQueuedNotifications restarts a queue with tasks in all states. Only the notification
 // without a task ends.
 func TestRecoveryKeepsQueuedNotifications(t *testing.T) {
