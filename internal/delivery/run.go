@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-push/sluice/pool"
@@ -20,10 +21,39 @@ import (
 // limits admit at once are a run: they share permits, a lease and a write for their first attempts.
 // Calls that are not admitted with the run, and those whose first attempt is not accepted, continue as
 // in Send. ended gets calls that have ended. It is called by several goroutines and must not keep the
-// slice.
+// slice. After a panic, the outcome of the calls that it has left without one is unknown.
 func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	if len(calls) == 0 {
+		return
+	}
 	b := batch{Route: r, started: time.Now(), ended: ended}
-	defer b.others.Wait()
+	b.guard(calls[0].Notification, func() { b.send(ctx, calls) })
+	b.others.Wait()
+	if b.panicked.Load() {
+		b.finishPanicked(calls)
+	}
+}
+
+// guard calls work and logs its panic.
+func (b *batch) guard(n *push.Notification, work func()) {
+	defer b.recoverPanic(n, func(push.Outcome) { b.panicked.Store(true) })
+	work()
+}
+
+// finishPanicked ends the calls that a panic has left without a receipt. It is unknown whether they were
+// sent.
+func (b *batch) finishPanicked(calls []*push.Call) {
+	var unended []*push.Call
+	for _, c := range calls {
+		if c.Receipt.ID == "" {
+			c.Receipt = newReceipt(c.Notification, push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic})
+			unended = append(unended, c)
+		}
+	}
+	b.finish(unended)
+}
+
+func (b *batch) send(ctx context.Context, calls []*push.Call) {
 	items := b.prepare(calls)
 	for len(items) > 0 {
 		permits, places, admitted := b.admit(ctx, items)
@@ -34,7 +64,7 @@ func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*p
 		if items = items[places:]; len(items) == 0 {
 			b.sendRun(ctx, run, permits)
 		} else {
-			b.others.Go(func() { b.sendRun(ctx, run, permits) })
+			b.others.Go(func() { b.guard(run[0].Notification, func() { b.sendRun(ctx, run, permits) }) })
 		}
 	}
 }
@@ -45,6 +75,8 @@ type batch struct {
 	started time.Time
 	ended   func([]*push.Call)
 	others  sync.WaitGroup // goroutines of items that have left their run, and of parts of a run
+
+	panicked atomic.Bool // some calls may have no receipt
 }
 
 // item is a call that is valid, and its request.
@@ -80,10 +112,10 @@ func (b *batch) finish(calls []*push.Call) {
 	if len(calls) == 0 {
 		return
 	}
+	defer b.ended(calls) // also after a panic of the observer
 	for _, c := range calls {
 		b.Observer.ended(c.Notification, c.Receipt, b.started)
 	}
-	b.ended(calls)
 }
 
 // finishWithoutAttempt ends items that have not been attempted, and returns their tokens of the rate
@@ -91,10 +123,12 @@ func (b *batch) finish(calls []*push.Call) {
 func (b *batch) finishWithoutAttempt(items []item, cause push.Outcome) {
 	calls, ns := make([]*push.Call, len(items)), make([]*push.Notification, len(items))
 	for i, it := range items {
-		it.Receipt = newReceipt(it.Notification, cause)
 		calls[i], ns[i] = it.Call, it.Notification
 	}
 	b.RateLimiter.Return(ns)
+	for _, c := range calls {
+		c.Receipt = newReceipt(c.Notification, cause)
+	}
 	b.finish(calls)
 }
 
@@ -182,7 +216,7 @@ func (b *batch) sendRun(ctx context.Context, items []item, p permits) {
 		if len(items) == 0 {
 			part.send(ctx, leased)
 		} else {
-			b.others.Go(func() { part.send(ctx, leased) })
+			b.others.Go(func() { b.guard(leased[0].Notification, func() { part.send(ctx, leased) }) })
 		}
 	}
 }
@@ -193,6 +227,7 @@ type part struct {
 	permits
 	lease *pool.Lease
 	items []item
+	held  int // places of the lease that are not returned
 	used  any // of Provider.Sign
 
 	mu      sync.Mutex
@@ -220,8 +255,21 @@ func (p *part) take() []wire.Result {
 	return results
 }
 
-// send makes the attempts, and returns when each has ended or left the run.
+// send makes the attempts, and returns when each has ended or left the run. After a panic it returns the
+// places of the lease, with the permits.
 func (p *part) send(ctx context.Context, items []item) {
+	p.held = len(items)
+	defer func() {
+		if p.held == 0 {
+			return
+		}
+		p.lease.Cancel(p)
+		unknown := push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic}
+		p.release(&p.permits, unknown, 0, p.held)
+		for range p.held {
+			p.lease.Done(unknown)
+		}
+	}()
 	if p.items = p.dropExpired(items); len(p.items) == 0 {
 		return
 	}
@@ -263,6 +311,7 @@ func (p *part) dropExpired(items []item) (live []item) {
 			return false
 		}
 		dropped = append(dropped, i)
+		p.held--
 		p.lease.Done(expiredOutcome)
 		return true
 	})
@@ -285,6 +334,15 @@ func (p *part) process(ctx context.Context, results []wire.Result) {
 	accepted := make([]*push.Call, 0, len(results))
 	attempts := make([]push.Attempt, len(results))
 	var took time.Duration // of all that were accepted
+	defer func() {         // also after a panic
+		if count := len(accepted); count > 0 {
+			mean := took / time.Duration(count)
+			p.held -= count
+			p.lease.Succeeded(count, mean)
+			p.release(&p.permits, push.Outcome{Verdict: push.Accepted}, mean, count)
+			p.finish(accepted)
+		}
+	}()
 	for n, result := range results {
 		i, a := p.items[result.Index], &attempts[n]
 		*a = push.Attempt{Started: result.Started, Took: result.Ended.Sub(result.Started), Outcome: p.judge(ctx, i.Notification, result)}
@@ -298,12 +356,6 @@ func (p *part) process(ctx context.Context, results []wire.Result) {
 		i.Receipt = newReceipt(i.Notification, a.Outcome, attempts[n:n+1:n+1]...)
 		accepted = append(accepted, i.Call)
 		took += a.Took
-	}
-	if count := len(accepted); count > 0 {
-		mean := took / time.Duration(count)
-		p.lease.Succeeded(count, mean)
-		p.release(&p.permits, push.Outcome{Verdict: push.Accepted}, mean, count)
-		p.finish(accepted)
 	}
 }
 
@@ -322,6 +374,7 @@ func (p *part) judge(ctx context.Context, n *push.Notification, result wire.Resu
 // leave records an attempt that was not accepted, and continues with its item as Send does.
 func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
 	a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
+	p.held--
 	p.lease.Done(a.Outcome)
 	p.adaptive.release(1, a.Took)
 	x := &execution{

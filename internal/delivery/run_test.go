@@ -388,3 +388,32 @@ func TestRunThatTimesOutIsUnknownOrUnsent(t *testing.T) {
 		}
 	})
 }
+
+// TestPanicInRunEndsItsCalls panics in the observer, which is called by several goroutines of a run. Every
+// call ends, those before the panic are accepted, and nothing stays in flight.
+func TestPanicInRunEndsItsCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, endpoints := range []int{1, 2} { // with two, a part of the run can have a goroutine of its own
+			s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return accepted }}
+			r := fullRoute(t, s, endpoints)
+			r.Observer.Attempted = func(n *push.Notification, _ int, _ push.Attempt) {
+				if n.ID == "7" || n.ID == "50" {
+					panic("observer")
+				}
+			}
+			unknown := 0
+			for i, receipt := range sendAll(t, r, t.Context(), manyNotifications(64)...) {
+				switch {
+				case receipt.Verdict == push.Unknown && receipt.Reason == "PROVIDER_PANIC":
+					unknown++
+				case receipt.Verdict != push.Accepted || i == 7 || i == 50:
+					t.Errorf("call %d: %s (%s)", i, verdicts(receipt), receipt.Reason)
+				}
+			}
+			if unknown == 0 {
+				t.Error("no call has the outcome of the panic")
+			}
+			checkIdle(t, r)
+		}
+	})
+}
