@@ -39,6 +39,7 @@ type apnsApp struct {
 	config       *config.APNs
 	provider     *apns.Provider
 	send, manage [len(apnsEnvironments)]*service // by index of the environment; nil if there is none
+	manageRoutes func() map[push.Environment]*delivery.Route
 }
 
 // newAPNsApp adds the service that an app uses by default. addSecondary adds the others.
@@ -47,13 +48,14 @@ func (b *builder) newAPNsApp(name string, c *config.APNs, read *blockFiles) (*ap
 		return nil, read.err
 	}
 	a := &apnsApp{g: b.Gateway, name: name, path: "apps." + name + ".apns", config: c}
+	a.manageRoutes = sync.OnceValue(a.newManageRoutes)
 	var err error
 	if a.provider, err = apns.New(apns.Config{Topic: c.Topic, Signer: read.cred.signer}); err != nil {
 		return nil, keyError(a.path, "topic", err)
 	}
 	for i, env := range apnsEnvironments {
 		if string(env.name) == c.Environment || c.URL != "" { // with a URL, one service for both
-			a.send[i], err = b.service(a.path, read.cred, a.sendSettings(read, env.url), &c.Quota, a.provider)
+			a.send[i], err = b.service(a.path, read.cred, a.settings(read, env.url), &c.Quota, a.provider)
 		}
 	}
 	return a, err
@@ -69,39 +71,29 @@ func (b *builder) addSecondary(a *apnsApp, read *blockFiles) {
 		}
 		return s
 	}
+	c := a.config
 	for i, env := range apnsEnvironments {
+		want := a.settings(read, env.url)
 		if a.send[i] == nil {
-			a.send[i] = add(a.sendSettings(read, env.url), &a.config.Quota)
+			a.send[i] = add(want, &c.Quota)
 		}
-		if want := a.manageSettings(read, env.manageURL); want.base != "" {
+		want.base = c.ManageURL
+		if want.base == "" && c.URL == "" && len(c.Endpoints) == 0 {
+			want.base = env.manageURL
+		}
+		want.endpoints, want.pool.Size, want.maxResponse = "", min(c.Pool.Size, maxManageEndpoints), maxChannelList
+		if want.base != "" {
 			a.manage[i] = add(want, &noQuota)
 		}
 	}
-	b.next.channels[a.name] = sync.OnceValue(a.channelManager)
 }
 
-// sendSettings returns the settings of a service for notifications.
-func (a *apnsApp) sendSettings(read *blockFiles, base config.Base) settings {
+// settings returns the settings of a service for notifications.
+func (a *apnsApp) settings(read *blockFiles, base config.Base) settings {
 	c := a.config
 	return settings{
 		platform: push.APNs, base: cmp.Or(c.URL, base), endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
 		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, serializeFirst: read.cred.cert == nil,
-	}
-}
-
-// manageSettings returns the settings of a service for channel management. Their base is empty if
-// there is none.
-func (a *apnsApp) manageSettings(read *blockFiles, base config.Base) settings {
-	c := a.config
-	if c.URL != "" || len(c.Endpoints) > 0 {
-		base = ""
-	}
-	small := c.Pool
-	small.Size = min(small.Size, maxManageEndpoints)
-	return settings{
-		platform: push.APNs, base: cmp.Or(c.ManageURL, base), roots: read.roots, pool: small,
-		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, serializeFirst: read.cred.cert == nil,
-		maxResponse: maxChannelList,
 	}
 }
 
@@ -122,15 +114,15 @@ func (a *apnsApp) sender() delivery.Sender {
 	return e
 }
 
-// channelManager returns the manager of the app's channels.
-func (a *apnsApp) channelManager() *channelManager {
-	m := &channelManager{environment: push.Environment(a.config.Environment), provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
+// newManageRoutes returns the routes for channel management.
+func (a *apnsApp) newManageRoutes() map[push.Environment]*delivery.Route {
+	routes := map[push.Environment]*delivery.Route{}
 	for i, env := range apnsEnvironments {
 		if a.manage[i] != nil {
-			m.routes[env.name] = a.route(i, a.manage[i], delivery.Observer{}) // channel calls are not notifications
+			routes[env.name] = a.route(i, a.manage[i], delivery.Observer{}) // channel calls are not notifications
 		}
 	}
-	return m
+	return routes
 }
 
 // route returns a route to a service of an environment.

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 )
 
@@ -23,7 +24,7 @@ func TestPanicInTokenRenewalRestartsIt(t *testing.T) {
 		s := idleService(t, "fcm shop", netip.MustParseAddrPort("192.0.2.1:443"))
 		s.g.log = slog.New(slog.NewTextHandler(&log, nil))
 		runs := 0
-		s.upstream.refresh = func(ctx context.Context) error {
+		s.open().refresh = func(ctx context.Context) error {
 			if runs++; runs <= 5 {
 				panic("SECRET")
 			}
@@ -38,7 +39,7 @@ func TestPanicInTokenRenewalRestartsIt(t *testing.T) {
 		if runs != 6 {
 			t.Errorf("the renewal ran %d times in a minute, want 6", runs)
 		}
-		if err := s.upstream.pool.Ready(); err != nil {
+		if err := s.open().pool.Ready(); err != nil {
 			t.Errorf("the pool is not ready: %v", err)
 		}
 		stop()
@@ -75,4 +76,37 @@ func TestPanicInReloadKeepsConfiguration(t *testing.T) {
 			t.Errorf("%d loads, want 2", loads)
 		}
 	})
+}
+
+// A service is used by calls of each snapshot that shares it.
+func TestServiceEndsAfterTheCallsOfAllSnapshotsThatShareIt(t *testing.T) {
+	g := &Gateway{}
+	newSnapshot := func(services ...*usedService) *snapshot {
+		handler, err := api.New(api.Config{Sender: g})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &snapshot{cfg: &config.Config{}, services: services, api: handler}
+	}
+	ended := 0
+	shared := &usedService{service: &service{g: g, settings: &settings{}, limiter: &limiter{}, stop: func() { ended++ }}, quota: &config.Allowance{}}
+	first, second, third := newSnapshot(shared), newSnapshot(shared), newSnapshot()
+	first.users.Store(1)
+	g.current.Store(first)
+	call := g.acquire()
+	for _, next := range []*snapshot{second, third} {
+		if replaced, err := g.replace(g.current.Load(), next); !replaced || err != nil {
+			t.Fatal(replaced, err)
+		}
+	}
+	if ended != 0 {
+		t.Error("the service ended before the call")
+	}
+	call.release()
+	if ended != 1 {
+		t.Errorf("the service ended %d times", ended)
+	}
+	if replaced, err := g.replace(second, newSnapshot()); replaced || err != nil {
+		t.Error("a snapshot that is not current was replaced", err)
+	}
 }

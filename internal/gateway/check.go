@@ -11,7 +11,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
@@ -102,19 +101,24 @@ func timeoutChecks(cfg *config.Config) (checks []Check) {
 		checks = append(checks, Check{key, func(context.Context) (string, error) { return "", fmt.Errorf(format, args...) }})
 	}
 	longest := cfg.Retry.AttemptTimeout
-	verify := func(key string, attempt time.Duration) {
-		longest = max(longest, attempt)
-		if limit := cfg.Limits.SendTimeout; attempt > limit {
-			fail(key, "%s exceeds limits.send_timeout (%s), so that a silent endpoint never counts as failed (lower it, or raise limits.send_timeout)", attempt, limit)
+	verify := func(block string, r *config.Retry) {
+		longest = max(longest, r.AttemptTimeout)
+		inherited := block != "" && r.AttemptTimeout == cfg.Retry.AttemptTimeout
+		if attempt, limit := r.AttemptTimeout, cfg.Limits.SendTimeout; attempt > limit && !inherited {
+			fail(block+"retry.attempt_timeout", "%s exceeds limits.send_timeout (%s), so that a silent endpoint never counts as failed (lower it, or raise limits.send_timeout)", attempt, limit)
 		}
 	}
-	verify("retry.attempt_timeout", cfg.Retry.AttemptTimeout)
+	verify("", &cfg.Retry)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
-		blocks := retryBlocks(cfg.Apps[name])
-		for _, block := range slices.Sorted(maps.Keys(blocks)) {
-			if attempt := blocks[block].AttemptTimeout; attempt != cfg.Retry.AttemptTimeout {
-				verify("apps."+name+"."+block+".retry.attempt_timeout", attempt)
-			}
+		app, path := cfg.Apps[name], "apps."+name
+		if app.APNs != nil {
+			verify(path+".apns.", &app.APNs.Retry)
+		}
+		if app.FCM != nil {
+			verify(path+".fcm.", &app.FCM.Retry)
+		}
+		if app.WebPush != nil {
+			verify(path+".webpush.", &app.WebPush.Retry)
 		}
 	}
 	if cfg.Drain.Grace < longest {
@@ -122,21 +126,6 @@ func timeoutChecks(cfg *config.Config) (checks []Check) {
 			cfg.Drain.Grace, longest)
 	}
 	return checks
-}
-
-// retryBlocks returns the retry settings of the provider blocks of an app.
-func retryBlocks(app *config.App) map[string]config.Retry {
-	blocks := map[string]config.Retry{}
-	if app.APNs != nil {
-		blocks["apns"] = app.APNs.Retry
-	}
-	if app.FCM != nil {
-		blocks["fcm"] = app.FCM.Retry
-	}
-	if app.WebPush != nil {
-		blocks["webpush"] = app.WebPush.Retry
-	}
-	return blocks
 }
 
 // storageChecks returns the checks of the queue and the history.
@@ -173,9 +162,12 @@ func Warnings(cfg *config.Config) (found []string) {
 		if c := cfg.Apps[name].APNs; c != nil {
 			found = append(found, apnsWarnings("apps."+name+".apns", c)...)
 		}
-		for _, f := range secretFiles(cfg.Apps[name]) {
+		for _, f := range fileRefs(cfg.Apps[name]) {
+			if !f.secret || f.file == "" || runtime.GOOS == "windows" {
+				continue
+			}
 			info, err := os.Stat(string(f.file))
-			if f.file == "" || err != nil || info.Mode().Perm()&0o077 == 0 || runtime.GOOS == "windows" {
+			if err != nil || info.Mode().Perm()&0o077 == 0 {
 				continue
 			}
 			found = append(found, fmt.Sprintf("apps.%s.%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)",
@@ -189,23 +181,28 @@ func Warnings(cfg *config.Config) (found []string) {
 	return found
 }
 
-type secretFile struct {
-	key  string
-	file config.File
+// fileRef is a file that a configuration refers to.
+type fileRef struct {
+	key    string // relative to the app
+	file   config.File
+	secret bool
 }
 
-func secretFiles(app *config.App) (files []secretFile) {
-	if app.APNs != nil {
-		files = append(files, secretFile{"apns.key_file", app.APNs.KeyFile}, secretFile{"apns.cert_key_file", app.APNs.CertKeyFile})
+// fileRefs returns the files of an app. The names of files that are not set are empty.
+func fileRefs(app *config.App) (refs []fileRef) {
+	if c := app.APNs; c != nil {
+		refs = append(refs, fileRef{"apns.key_file", c.KeyFile, true}, fileRef{"apns.cert_key_file", c.CertKeyFile, true},
+			fileRef{"apns.cert_file", c.CertFile, false}, fileRef{"apns.ca_file", c.CAFile, false})
 	}
-	if app.FCM != nil {
-		files = append(files, secretFile{"fcm.service_account_file", app.FCM.ServiceAccountFile})
+	if c := app.FCM; c != nil {
+		refs = append(refs, fileRef{"fcm.service_account_file", c.ServiceAccountFile, true}, fileRef{"fcm.ca_file", c.CAFile, false})
 	}
-	if app.WebPush != nil {
-		files = append(files, secretFile{"webpush.vapid_key_file", app.WebPush.VAPIDKeyFile})
+	if c := app.WebPush; c != nil {
+		refs = append(refs, fileRef{"webpush.vapid_key_file", c.VAPIDKeyFile, true}, fileRef{"webpush.ca_file", c.CAFile, false})
 	}
 	for i, w := range app.Webhooks {
-		files = append(files, secretFile{fmt.Sprintf("webhooks[%d].secret_file", i), w.SecretFile})
+		path := fmt.Sprintf("webhooks[%d].", i)
+		refs = append(refs, fileRef{path + "secret_file", w.SecretFile, true}, fileRef{path + "ca_file", w.CAFile, false})
 	}
-	return files
+	return refs
 }

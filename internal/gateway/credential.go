@@ -46,10 +46,8 @@ type credential struct {
 	fcm    *fcm.Provider
 }
 
-// rootCAs are the certificates of a ca_file. Blocks with the same file share them, also across
-// reloads while its contents are the same. nil means those of the system.
+// rootCAs are the certificates of a ca_file; nil means those of the system. Equal files share them.
 type rootCAs struct {
-	digest      string
 	pool        *x509.CertPool
 	tokenClient *http.Client // for the token endpoint of FCM
 }
@@ -63,21 +61,48 @@ func (r *rootCAs) certPool() *x509.CertPool {
 }
 
 // files holds what the files of a configuration contain. It parses equal contents once, also across
-// reloads: it would take too long for many apps, and a second apns.Signer for a key would renew the
+// reloads: parsing takes too long for many apps, and a second apns.Signer for a key would renew the
 // token more often than Apple allows. It can be used by multiple goroutines.
 type files struct {
-	log      *slog.Logger
-	previous *files // of the configuration in use; nil after all files have been read
-
-	mu          sync.Mutex
-	roots       map[config.File]*rootCAs
-	credentials map[credentialKey]*credential
+	log         *slog.Logger
+	roots       cache[string, rootCAs] // by digest
+	credentials cache[credentialKey, credential]
 }
 
 // credentialKey is what a credential is made from.
 type credentialKey struct {
 	digest string   // of the file and of the keys beside it
 	roots  *rootCAs // for the token endpoint
+}
+
+// cache holds values by key.
+type cache[K comparable, V any] struct {
+	previous map[K]*V // those of the configuration in use
+
+	mu     sync.Mutex
+	values map[K]*V
+}
+
+func (c *cache[K, V]) init(previous *cache[K, V]) {
+	c.previous, c.values = previous.values, make(map[K]*V, len(previous.values))
+}
+
+// get returns the value of a key: a known one, or else the result of create.
+func (c *cache[K, V]) get(key K, create func() (*V, error)) (*V, error) {
+	c.mu.Lock()
+	known := cmp.Or(c.values[key], c.previous[key])
+	c.mu.Unlock()
+	created := known
+	if known == nil {
+		var err error
+		if created, err = create(); err != nil {
+			return nil, err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.values[key] = cmp.Or(c.values[key], created) // another goroutine may have created one in the meantime
+	return c.values[key], nil
 }
 
 // blockFiles is what the files of one block contain.
@@ -93,10 +118,9 @@ type appFiles struct{ apns, fcm, webPush blockFiles }
 
 // readApps reads the files of apps. The result has the order of names.
 func readApps(apps map[string]*config.App, names []string, previous *files, log *slog.Logger) ([]appFiles, *files, error) {
-	if previous == nil {
-		previous = &files{}
-	}
-	f := &files{log: log, previous: previous, roots: map[config.File]*rootCAs{}, credentials: make(map[credentialKey]*credential, len(previous.credentials))}
+	f := &files{log: log}
+	f.roots.init(&previous.roots)
+	f.credentials.init(&previous.credentials)
 	read := make([]appFiles, len(names))
 	var next atomic.Int64
 	var workers errgroup.Group
@@ -172,37 +196,6 @@ func hashPart(h hash.Hash, part []byte) {
 	h.Write(part)
 }
 
-// credential returns the credential of a key: that of another block or of the configuration in use,
-// or else a new one.
-func (f *files) credential(key credentialKey, parse func() (*credential, error)) (*credential, error) {
-	if known := f.previous.credentials[key]; known != nil {
-		return f.store(key, known), nil
-	}
-	f.mu.Lock()
-	known := f.credentials[key]
-	f.mu.Unlock()
-	if known != nil {
-		return known, nil
-	}
-	parsed, err := parse()
-	if err != nil {
-		return nil, err
-	}
-	return f.store(key, parsed), nil
-}
-
-// store stores a credential, unless another goroutine has stored an equal one, and returns the one
-// that is stored.
-func (f *files) store(key credentialKey, cred *credential) *credential {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if other := f.credentials[key]; other != nil {
-		return other
-	}
-	f.credentials[key] = cred
-	return cred
-}
-
 // apns returns the credential of an APNs block.
 func (f *files) apns(path string, c *config.APNs) (*credential, error) {
 	if c.CertFile != "" {
@@ -213,7 +206,7 @@ func (f *files) apns(path string, c *config.APNs) (*credential, error) {
 		return nil, err
 	}
 	id := digest(text, []byte(c.KeyID), []byte(c.TeamID))
-	return f.credential(credentialKey{digest: id}, func() (*credential, error) {
+	return f.credentials.get(credentialKey{digest: id}, func() (*credential, error) {
 		signer, err := apns.NewSigner(apns.SignerConfig{Key: text, KeyID: c.KeyID, TeamID: c.TeamID, Logger: f.log})
 		if err != nil {
 			return nil, keyError(path, "key_file", fmt.Errorf("%q: %w", string(c.KeyFile), err))
@@ -262,7 +255,7 @@ func (f *files) fcm(path string, c *config.FCM, roots *rootCAs) (*credential, er
 		cfg.TokenClient = roots.tokenClient
 	}
 	key := credentialKey{digest(cfg.Account, []byte(cfg.Project), []byte(cfg.TokenURL)), roots}
-	return f.credential(key, func() (*credential, error) {
+	return f.credentials.get(key, func() (*credential, error) {
 		provider, err := fcm.New(cfg)
 		if err != nil {
 			return nil, keyError(path, "service_account_file", fmt.Errorf("%s: %w", source, err))
@@ -304,34 +297,20 @@ func (f *files) rootCAs(path string, file config.File) (*rootCAs, error) {
 	if file == "" {
 		return nil, nil
 	}
-	f.mu.Lock()
-	known := f.roots[file]
-	f.mu.Unlock()
-	if known != nil {
-		return known, nil
-	}
 	text, err := readFile(path, "ca_file", file)
 	if err != nil {
 		return nil, err
 	}
-	roots := f.previous.roots[file]
-	if sum := digest(text); roots == nil || roots.digest != sum {
+	return f.roots.get(digest(text), func() (*rootCAs, error) {
 		if err := keyfile.CheckCertificate(text); err != nil {
 			return nil, keyError(path, "ca_file", fmt.Errorf("%q: %w", string(file), err))
 		}
-		roots = &rootCAs{digest: sum, pool: x509.NewCertPool()}
-		if !roots.pool.AppendCertsFromPEM(text) {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(text) {
 			return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no valid certificate", string(file)))
 		}
-		roots.tokenClient = tokenClient(roots.pool)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if other := f.roots[file]; other != nil { // stored by another goroutine in the meantime
-		return other, nil
-	}
-	f.roots[file] = roots
-	return roots, nil
+		return &rootCAs{pool, tokenClient(pool)}, nil
+	})
 }
 
 // tokenClient returns an HTTP client for the token endpoint.

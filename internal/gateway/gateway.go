@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/idempotency"
@@ -40,15 +38,11 @@ type Gateway struct {
 	draining     atomic.Bool
 	drainStarted chan struct{} // closed when draining starts
 
-	reloadMu sync.Mutex // serializes reloads and guards the fields below
-	running  bool       // Run has started the current snapshot
-	closed   bool       // no reload starts any more
+	background *tasks // of the services and the admin server; the storage has its own
 
-	lifetime        context.Context    // of all background work
-	end             context.CancelFunc // ends lifetime
-	background      errgroup.Group     // all background work
-	backgroundMu    sync.Mutex         // guards backgroundEnded, and background against use after Wait
-	backgroundEnded bool
+	mu      sync.Mutex // guards the replacement of current and the fields below
+	running bool       // Run has started the current snapshot
+	closed  bool       // current is not replaced any more
 }
 
 // New reads all files that cfg refers to and builds a gateway. It starts nothing and opens no
@@ -58,21 +52,22 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	g := &Gateway{log: log, metrics: metrics.New(log), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{}),
-		conns: newConnLimiter(connectionLimit(cfg.Limits.Connections)), adminConns: newConnLimiter(maxAdminConns)}
-	g.lifetime, g.end = context.WithCancel(context.Background())
+		conns: newConnLimiter(connectionLimit(cfg.Limits.Connections)), adminConns: newConnLimiter(maxAdminConns), background: newTasks()}
 	if hasQueue(cfg) {
-		g.storage = &storage{}
+		g.storage = newStorage()
 	}
 	g.metrics.WatchConcurrencyLimit(g.concurrency)
 	g.metrics.WatchConnections(g.conns.count.Load, g.conns.limit, g.conns.evicted.Load)
-	snap, err := g.buildSnapshot(cfg, nil)
+	snap, err := g.buildSnapshot(cfg, &snapshot{})
 	if err != nil {
 		return nil, err
 	}
 	g.loadReporter.zone, g.loadReporter.idempotencyDomain, g.loadReporter.concurrency = cfg.Zone, g.storage.idempotencyDomain, cfg.Limits.Concurrency
 	g.loadReporter.conns = &g.conns.count
 	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout
-	g.publish(snap)
+	g.logWarnings(cfg)
+	snap.users.Store(1)
+	g.current.Store(snap)
 	g.metrics.WatchServices(g.metricsServices)
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
@@ -127,18 +122,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.startedAt.Store(time.Now().UnixNano())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer g.end()
 	g.startCurrent()
-	admin := g.newServer(g.lifetime, g.adminHandler(), g.adminConns)
-	g.background.Go(func() error {
+	admin := g.newServer(g.background.ctx, g.adminHandler(), g.adminConns)
+	g.background.start(func(context.Context) error {
 		defer cancel()
 		return serve(admin, g.adminConns)
 	})
 	g.storage.run()
-	err := errors.Join(g.serveAPI(ctx, g.apiServer(g.lifetime)), g.storage.stop())
-	g.stopReloads()
-	g.end()
-	return errors.Join(err, admin.Close(), g.waitBackground())
+	err := errors.Join(g.serveAPI(ctx, g.apiServer(g.background.ctx)), g.storage.stop())
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	return errors.Join(err, admin.Close(), g.background.end())
 }
 
 // serveAPI serves the API until ctx ends or the listener fails. When ctx ends it drains.

@@ -36,7 +36,7 @@ func (st *storage) setLimiters(snap *snapshot) {
 	limiters := map[string]quotalease.RateLimiter{}
 	for _, s := range snap.services {
 		if s.quota.Shared() {
-			limiters[s.quotaID()] = s.limiter.get()
+			limiters[s.quotaID] = s.limiter.get()
 		}
 	}
 	for _, o := range snap.originRouters {

@@ -40,7 +40,7 @@ func lazyService(t *testing.T) *usedService {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &usedService{service: &service{g: &Gateway{}, name: "lazy", upstream: &upstream{pool: p}, settings: &settings{lazy: true}}}
+	return newUsedService("lazy", p, settings{lazy: true})
 }
 
 // idleService returns a service with the given addresses. Its pool does not run.
@@ -53,7 +53,13 @@ func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *usedServic
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &usedService{service: &service{g: &Gateway{}, name: name, upstream: &upstream{pool: p}, settings: &settings{}}}
+	return newUsedService(name, p, settings{})
+}
+
+func newUsedService(name string, p *pool.Pool, of settings) *usedService {
+	s := &service{g: &Gateway{background: newTasks()}, name: name, settings: &of}
+	s.upstream.Store(&upstream{pool: p})
+	return &usedService{service: s}
 }
 
 func TestReadinessRequiresTheConfiguredProviders(t *testing.T) {
@@ -62,7 +68,7 @@ func TestReadinessRequiresTheConfiguredProviders(t *testing.T) {
 		connected := idleService(t, "connected", netip.MustParseAddrPort("127.0.0.1:1"))
 		down, alsoDown := idleService(t, "down"), idleService(t, "also down")
 		ended := make(chan error, 1)
-		go func() { ended <- connected.upstream.pool.Run(ctx) }()
+		go func() { ended <- connected.open().pool.Run(ctx) }()
 		time.Sleep(time.Second)
 		for _, c := range []struct {
 			require  string

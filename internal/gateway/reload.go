@@ -3,9 +3,9 @@
 package gateway
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/push"
 )
 
 // restartKeys are the keys that a reload cannot change: they configure what is opened once at the
@@ -57,35 +58,16 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 // ReferencedFiles returns the files that cfg refers to. A change of their contents is a change of
 // the configuration.
 func ReferencedFiles(cfg *config.Config) (files []string) {
-	add := func(names ...config.File) {
-		for _, name := range names {
-			if name != "" {
-				files = append(files, string(name))
-			}
-		}
-	}
 	for _, app := range cfg.Apps {
-		for _, f := range secretFiles(app) {
-			add(f.file)
+		for _, f := range fileRefs(app) {
+			files = append(files, string(f.file))
 		}
-		if app.APNs != nil {
-			add(app.APNs.CAFile, app.APNs.CertFile)
-		}
-		if app.FCM != nil {
-			add(app.FCM.CAFile)
-			if app.FCM.ServiceAccountFile == "" {
-				add(config.File(fcm.DefaultCredentialsFile()))
-			}
-		}
-		if app.WebPush != nil {
-			add(app.WebPush.CAFile)
-		}
-		for _, w := range app.Webhooks {
-			add(w.CAFile)
+		if app.FCM != nil && app.FCM.ServiceAccountFile == "" {
+			files = append(files, fcm.DefaultCredentialsFile())
 		}
 	}
 	slices.Sort(files)
-	return slices.Compact(files)
+	return slices.DeleteFunc(slices.Compact(files), func(file string) bool { return file == "" })
 }
 
 // Digest returns a digest of a configuration, which was parsed from text, and of the contents of all
@@ -119,24 +101,35 @@ func contents(file string) []byte {
 // use, unchanged. Unchanged parts keep their connections, tokens, breakers and quotas; quotas and
 // app weights change in place. Notifications in progress complete with the old configuration.
 func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
-	g.reloadMu.Lock()
-	defer g.reloadMu.Unlock()
-	if g.closed {
-		return nil, errors.New("gateway: shutting down, configuration not reloaded")
+	for replaced := false; !replaced; { // until no other reload comes in between
+		old := g.current.Load()
+		if changes, err = configChanges(old.cfg, cfg); err != nil {
+			return nil, err
+		}
+		next, err := g.buildSnapshot(cfg, old)
+		if err != nil {
+			return nil, err
+		}
+		if changes = append(changes, connectionChanges(old, next)...); len(changes) == 0 {
+			return nil, nil
+		}
+		if replaced, err = g.replace(old, next); err != nil {
+			return nil, err
+		}
 	}
-	old := g.current.Load()
-	if changes, err = configChanges(old.cfg, cfg); err != nil {
-		return nil, err
-	}
-	next, err := g.buildSnapshot(cfg, old)
-	if err != nil {
-		return nil, err
-	}
-	if changes = append(changes, connectionChanges(old, next)...); len(changes) == 0 {
-		return nil, nil
-	}
-	g.publish(next)
+	g.logWarnings(cfg)
 	return changes, nil
+}
+
+// logWarnings logs what is probably wrong with the configuration.
+func (g *Gateway) logWarnings(cfg *config.Config) {
+	for _, warning := range Warnings(cfg) {
+		g.log.Warn("config: " + warning)
+	}
+	for _, check := range timeoutChecks(cfg) {
+		_, err := check.Verify(context.Background())
+		g.log.Warn("config: "+check.Key, "err", err)
+	}
 }
 
 // configChanges returns the changes between two configurations, or an error if one of them requires
@@ -177,18 +170,14 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 			}
 		}
 	}
-	routers := make(map[string]*originRouter, len(old.originRouters))
-	for _, o := range old.originRouters {
-		routers[o.app] = o
-	}
 	for _, o := range next.originRouters {
-		if was := routers[o.app]; was != nil && was != o {
+		if was, ok := old.table[o.app][push.WebPush].(*originRouter); ok && was != o {
 			changes = append(changes, o.path()+": reconnecting")
 		}
 	}
-	for _, hook := range next.webhooks {
-		if was := old.webhook(hook.Name()); was != nil && was != hook {
-			changes = append(changes, "webhook "+hook.Name()+": restarted at its checkpoint")
+	for name, hook := range next.webhooks {
+		if was := old.webhooks[name]; was != nil && was != hook {
+			changes = append(changes, "webhook "+name+": restarted at its checkpoint")
 		}
 	}
 	slices.Sort(changes)

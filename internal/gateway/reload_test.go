@@ -270,7 +270,15 @@ func TestReloadsLeaveConnectionsAndGoroutinesUnchanged(t *testing.T) {
 		return listenConfig + slowTimeouts + fmt.Sprintf("pool: {size: %d, idle_timeout: 0s}\napps:\n", size) + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())
 	}
 	h := s.start(t, with(2))
-	steady := func() bool { return s.openConns() == 4 }
+	steady := func() bool { // the mock counts connections before their handshake, which has goroutines of its own
+		connected := 0
+		for _, service := range h.gw.Status().Services {
+			for _, e := range service.Pool.Endpoints {
+				connected += e.Connections
+			}
+		}
+		return s.openConns() == 4 && connected == 4
+	}
 	h.sendBoth()
 	testwait.Until(t, steady, "both pools are full")
 	http.DefaultClient.CloseIdleConnections()
@@ -296,6 +304,34 @@ func TestReloadsLeaveConnectionsAndGoroutinesUnchanged(t *testing.T) {
 		http.DefaultClient.CloseIdleConnections()
 		return runtime.NumGoroutine() <= goroutines
 	}, "no more goroutines run than before")
+}
+
+func TestConcurrentReloadsAreAllApplied(t *testing.T) {
+	s := newMockEnv(t)
+	with := func(size, apps int) string {
+		text := listenConfig + slowTimeouts + fmt.Sprintf("pool: {size: %d, idle_timeout: 0s}\napps:\n", size) + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())
+		for i := range apps {
+			text += s.appBlock(fmt.Sprint("app", i), s.fcmBlock())
+		}
+		return text
+	}
+	h := s.start(t, with(1, 0))
+	var callers sync.WaitGroup
+	for size := range 4 {
+		callers.Go(func() {
+			for apps := range 10 {
+				if _, err := h.reload(with(1+size, apps)); err != nil {
+					t.Error(err)
+				}
+				h.sendBoth()
+			}
+		})
+	}
+	testwait.Call(t, callers.Wait, "the end of all reloads")
+	if _, err := h.reload(with(3, 1)); err != nil {
+		t.Error(err)
+	}
+	testwait.Until(t, func() bool { return s.openConns() == 6 }, "only the connections of the last configuration are open")
 }
 
 func TestFileChangeInOneServiceOfABlockIsReportedOnce(t *testing.T) {

@@ -3,11 +3,11 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/sluice-push/sluice/internal/config"
@@ -29,79 +29,48 @@ var (
 // builder builds a snapshot. Blocks with the same credential share a service.
 type builder struct {
 	*Gateway
-	cfg        *config.Config
-	dnsServers string // separated by commas; empty for the system's
-	weights    map[string]int
-	next       *snapshot
-	errs       []error
-
-	// What blocks of the configuration share.
-	settings map[settings]*settings
-	services map[serviceID]*usedService
-	names    map[string]bool // of pools
-	limiters map[quotaKey]*limiter
-
-	// What can be reused.
-	previous         *snapshot // an empty one at the start
-	previousServices map[serviceID]*service
-	previousRouters  map[string]*originRouter // by app
-	previousLimiters map[quotaKey]*limiter
+	next, previous       *snapshot // previous is empty at the start
+	index, previousIndex *index
+	errs                 []error
 }
 
 // buildSnapshot builds a snapshot for cfg. It reads the files that cfg refers to, and reuses what it
-// can of the previous snapshot, which is nil at the start. It starts nothing, so that there is
-// nothing to undo after an error. The error names every invalid configuration key.
+// can of the previous snapshot, which is empty at the start. It starts and changes nothing, so that
+// there is nothing to undo after an error. The error names every invalid configuration key.
 func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapshot, error) {
-	if previous == nil {
-		previous = &snapshot{}
-	}
 	names := slices.Sorted(maps.Keys(cfg.Apps))
-	read, files, err := readApps(cfg.Apps, names, previous.files, g.log)
+	read, contents, err := readApps(cfg.Apps, names, cmp.Or(previous.files, &files{}), g.log)
 	if err != nil {
 		return nil, err
 	}
-	size := len(previous.services)
-	b := &builder{
-		Gateway: g, cfg: cfg, weights: map[string]int{}, previous: previous, settings: map[settings]*settings{}, services: make(map[serviceID]*usedService, size),
-		names: make(map[string]bool, size), limiters: make(map[quotaKey]*limiter, size),
-		previousServices: make(map[serviceID]*service, size), previousLimiters: make(map[quotaKey]*limiter, size), previousRouters: map[string]*originRouter{},
+	next := &snapshot{
+		cfg: cfg, weights: map[string]int{}, files: contents, table: make(delivery.Table, len(names)), apple: make(map[string]*apnsApp, len(names)),
+		webhooks: map[string]*appWebhook{},
 	}
-	for _, server := range cfg.DNS.Servers {
-		b.dnsServers += "," + server.String()
-	}
-	b.dnsServers = strings.TrimPrefix(b.dnsServers, ",")
 	for name, app := range cfg.Apps {
 		if app.Weight != 1 { // so that adding an app does not change the settings of the others
-			b.weights[name] = app.Weight
+			next.weights[name] = app.Weight
 		}
 	}
-	for _, used := range previous.services {
-		b.previousServices[serviceID{used.cred.id, used.settings.base}], b.previousLimiters[used.quotaKey()] = used.service, used.limiter
-		b.settings[*used.settings] = used.settings
-	}
-	for _, o := range previous.originRouters {
-		b.previousRouters[o.app] = o
-	}
-	b.next = &snapshot{cfg: cfg, files: files, weights: b.weights, table: make(delivery.Table, len(names)), channels: make(channelManagers, len(names))}
-	apple := make([]*apnsApp, len(names))
+	b := &builder{Gateway: g, next: next, previous: previous, index: newIndex(nil), previousIndex: newIndex(previous.services)}
 	for i, name := range names {
-		apple[i] = b.addApp(name, cfg.Apps[name], &read[i])
-		b.addWebhooks(name, cfg.Apps[name].Webhooks, files)
+		b.addApp(name, cfg.Apps[name], &read[i])
+		b.addWebhooks(name, cfg.Apps[name].Webhooks, contents)
 	}
-	for i, a := range apple { // after the services that apps use by default, to share those
-		if a != nil {
+	for i, name := range names { // after the services that apps use by default, to share those
+		if a := next.apple[name]; a != nil {
 			b.addSecondary(a, &read[i].apns)
 		}
 	}
-	files.previous = nil // or each snapshot would keep all earlier ones
-	if b.next.api, err = g.newAPI(cfg); err != nil {
+	contents.roots.previous, contents.credentials.previous = nil, nil // or a snapshot would keep what it does not use
+	if next.api, err = g.newAPI(cfg); err != nil {
 		b.errs = append(b.errs, fmt.Errorf("config: %w", err))
 	}
-	return b.next, errors.Join(b.errs...)
+	return next, errors.Join(b.errs...)
 }
 
-// addApp adds the senders of an app. It returns the app's access to Apple, or nil.
-func (b *builder) addApp(name string, app *config.App, read *appFiles) (apple *apnsApp) {
+// addApp adds the senders of an app, and its services except for secondary ones.
+func (b *builder) addApp(name string, app *config.App, read *appFiles) {
 	senders := map[push.Platform]delivery.Sender{}
 	add := func(platform push.Platform, sender delivery.Sender, err error) {
 		if err != nil {
@@ -114,7 +83,7 @@ func (b *builder) addApp(name string, app *config.App, read *appFiles) (apple *a
 		a, err := b.newAPNsApp(name, app.APNs, &read.apns)
 		add(push.APNs, delivery.Lazy(sync.OnceValue(a.sender)), err)
 		if err == nil {
-			apple = a
+			b.next.apple[name] = a
 		}
 	}
 	if app.FCM != nil {
@@ -129,7 +98,6 @@ func (b *builder) addApp(name string, app *config.App, read *appFiles) (apple *a
 		}
 	}
 	b.next.table[name] = senders
-	return apple
 }
 
 // maxFCMStreams is the maximum number of concurrent requests on a connection to FCM, which closes a
@@ -190,14 +158,6 @@ func zeroToNone(v float64) float64 {
 		return -1
 	}
 	return v
-}
-
-func newBudget(ratio config.Percent, floor config.Rate) *retry.Budget {
-	return &retry.Budget{Ratio: zeroToNone(float64(ratio)), PerSecond: floor.PerSecond()}
-}
-
-func newThrottler(floor config.Rate) *retry.AdaptiveThrottler {
-	return &retry.AdaptiveThrottler{PerSecond: floor.PerSecond()}
 }
 
 func quotaConfig(a config.Allowance, weights map[string]int) quota.Config {

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,19 +37,19 @@ import (
 // reload does not change. Its pool and limits are created on first use: most apps of a large
 // gateway are idle, and each has up to four services at Apple alone.
 type service struct {
-	g         *Gateway
-	name      string // of the pool
-	cred      *credential
-	settings  *settings // equal ones are shared
-	provider  authorizer
-	limiter   *limiter
-	ambiguous bool // another service has the same quota owner, so the credential is a part of the quota's ID
+	g        *Gateway
+	name     string // of the pool
+	cred     *credential
+	settings *settings // equal ones are shared
+	provider authorizer
+	quotaID  string // identifies the quota; the same in every gateway
+	limiter  *limiter
+	upstream atomic.Pointer[upstream] // nil before the first use
 
-	mu       sync.Mutex // guards the fields below
-	weights  map[string]int
-	upstream *upstream          // nil before the first use
-	stop     context.CancelFunc // ends the background work; nil before the first start
-	ctx      context.Context    // of the background work
+	mu      sync.Mutex // guards the creation of upstream and the fields below
+	weights map[string]int
+	stop    context.CancelFunc // ends the background work; nil before the first start
+	ctx     context.Context    // of the background work
 }
 
 // authorizer gets an access token if there is none. All providers implement it.
@@ -151,54 +152,78 @@ type serviceID struct {
 	base config.Base
 }
 
-// quotaKey identifies a quota. cred is empty unless several services would have the same key.
-type quotaKey struct {
-	platform    push.Platform
-	base        config.Base
-	owner, cred string
+// index finds services and what they share.
+type index struct {
+	services map[serviceID]*usedService
+	limiters map[string]*limiter // by ID of the quota
+	settings map[settings]*settings
+	pools    map[string]bool // by name
+}
+
+func newIndex(services []*usedService) *index {
+	n := len(services)
+	x := &index{make(map[serviceID]*usedService, n), make(map[string]*limiter, n), map[settings]*settings{}, make(map[string]bool, n)}
+	for _, s := range services {
+		x.add(s)
+	}
+	return x
+}
+
+func (x *index) add(s *usedService) {
+	x.services[serviceID{s.cred.id, s.settings.base}] = s
+	x.limiters[s.quotaID], x.settings[*s.settings], x.pools[s.name] = s.limiter, s.settings, true
 }
 
 // service returns the service for a credential and a URL. Blocks with the same credential and URL
 // get the same service.
-func (b *builder) service(path string, cred *credential, want settings, allowance *config.Allowance, provider authorizer) (*service, error) {
-	want.dnsServers, want.unregisteredTTL = b.dnsServers, b.cfg.Limits.UnregisteredTTL
+func (b *builder) service(path string, cred *credential, want settings, allowance *config.Allowance, provider authorizer) (s *service, err error) {
+	want.dnsServers, want.unregisteredTTL = joinAddrs(b.next.cfg.DNS.Servers), b.next.cfg.Limits.UnregisteredTTL
 	id := serviceID{cred.id, want.base}
-	if used := b.services[id]; used != nil {
-		if !want.lazy && (*used.settings != want || !reflect.DeepEqual(used.quota, allowance)) {
-			return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
-				"retry.budget_floor, endpoints and ca_file must be the same in both", path, used.paths[0])
+	used := b.index.services[id]
+	if used == nil {
+		used = &usedService{quota: allowance}
+		if was := b.previousIndex.services[id]; was != nil && *was.settings == want {
+			used.service = was.service
+		} else if used.service, err = b.newService(cred, want, allowance, provider); err != nil {
+			return nil, keyError(path, "pool", err)
 		}
-		if used.paths[len(used.paths)-1] != path { // one block can use it twice
-			used.paths = append(used.paths, path)
-		}
-		return used.service, nil
+		b.index.add(used)
+		b.next.services = append(b.next.services, used)
 	}
-	s := b.previousServices[id]
-	if s == nil || *s.settings != want {
-		shared, err := b.sharedSettings(path, want)
-		if err != nil {
-			return nil, err
-		}
-		s = &service{g: b.Gateway, name: b.uniqueName(shared, cred), cred: cred, settings: shared, provider: provider, weights: b.weights}
-		b.setLimiter(s, allowance)
+	if !want.lazy && (*used.settings != want || !reflect.DeepEqual(used.quota, allowance)) {
+		return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
+			"retry.budget_floor, endpoints and ca_file must be the same in both", path, used.paths[0])
 	}
-	used := &usedService{s, []string{path}, allowance}
-	b.services[id], b.names[s.name] = used, true
-	b.limiters[s.quotaKey()] = s.limiter
-	b.next.services = append(b.next.services, used)
-	return s, nil
+	if len(used.paths) == 0 || used.paths[len(used.paths)-1] != path { // one block can use it twice
+		used.paths = append(used.paths, path)
+	}
+	return used.service, nil
 }
 
-// sharedSettings returns settings that equal s, after it has validated them.
-func (b *builder) sharedSettings(path string, s settings) (*settings, error) {
-	if known := b.settings[s]; known != nil {
-		return known, nil
+// newService returns a service with the limiter of the service that it replaces, if there is one. Two
+// accounts of one project, for example, are two services, whose names and quotas differ by a digest of
+// the account. The name does not contain an app's name, because all apps that share the service see
+// it.
+func (b *builder) newService(cred *credential, want settings, allowance *config.Allowance, provider authorizer) (*service, error) {
+	shared := cmp.Or(b.index.settings[want], b.previousIndex.settings[want])
+	if shared == nil {
+		shared = new(want)
+		if err := shared.validate(); err != nil {
+			return nil, err
+		}
 	}
-	if err := s.validate(); err != nil {
-		return nil, keyError(path, "pool", err)
+	s := &service{
+		g: b.Gateway, name: shared.poolName(cred.label), cred: cred, settings: shared, provider: provider, weights: b.next.weights,
+		quotaID: digest([]byte(want.platform), []byte(want.base), []byte(cmp.Or(cred.quotaOwner, cred.id))),
 	}
-	b.settings[s] = &s
-	return &s, nil
+	if b.index.pools[s.name] {
+		s.name += " " + cred.id[:8]
+	}
+	if b.index.limiters[s.quotaID] != nil {
+		s.quotaID = digest([]byte(s.quotaID), []byte(cred.id))
+	}
+	s.limiter = cmp.Or(b.previousIndex.limiters[s.quotaID], &limiter{quota: allowance, weights: b.next.weights})
+	return s, nil
 }
 
 // validate returns the error that prevents the use of the settings.
@@ -210,44 +235,6 @@ func (s *settings) validate() error {
 	cfg.Resolver, cfg.Dial = pool.Static{}, dialer(wire.Config{})
 	_, err := pool.New(cfg)
 	return err
-}
-
-func (s *service) quotaKey() quotaKey {
-	key := quotaKey{platform: s.settings.platform, base: s.settings.base, owner: cmp.Or(s.cred.quotaOwner, s.cred.id)}
-	if s.ambiguous {
-		key.cred = s.cred.id
-	}
-	return key
-}
-
-// quotaID identifies the quota of the service among all gateways.
-func (s *service) quotaID() string {
-	key := s.quotaKey()
-	id := digest([]byte(key.platform), []byte(key.base), []byte(key.owner))
-	if key.cred != "" {
-		id = digest([]byte(id), []byte(key.cred))
-	}
-	return id
-}
-
-// setLimiter sets the rate limiter of a new service: that of the previous service with the same
-// quota, or else a new one.
-func (b *builder) setLimiter(s *service, allowance *config.Allowance) {
-	s.ambiguous = b.limiters[s.quotaKey()] != nil
-	if s.limiter = b.previousLimiters[s.quotaKey()]; s.limiter == nil {
-		s.limiter = &limiter{quota: allowance, weights: b.weights}
-	}
-}
-
-// uniqueName returns the name of a pool, which has a digest of the credential if another one would
-// have the same. Two accounts of one project, for example, are two services. The name does not
-// contain an app's name, because all apps that share the service see it.
-func (b *builder) uniqueName(s *settings, cred *credential) string {
-	name := s.poolName(cred.label)
-	if b.names[name] {
-		return name + " " + cred.id[:8]
-	}
-	return name
 }
 
 // poolName returns the name of a pool: platform, host and label.
@@ -263,17 +250,10 @@ var connTimeout time.Duration
 func (s *service) open() *upstream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.upstream == nil {
-		s.upstream = s.newUpstream(s.limiter.get())
+	if s.upstream.Load() == nil {
+		s.upstream.Store(s.newUpstream(s.limiter.get()))
 	}
-	return s.upstream
-}
-
-// opened returns what open has created, or nil.
-func (s *service) opened() *upstream {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.upstream
+	return s.upstream.Load()
 }
 
 // newUpstream returns the pool and the limits of the service. s.mu is held.
@@ -298,7 +278,8 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 			MaxWaiting:  -1, // requests wait for a lease of the pool, which can choose another endpoint
 			DialTimeout: connTimeout, PingTimeout: connTimeout, WriteTimeout: connTimeout,
 		}),
-		budget: newBudget(s.settings.budget, s.settings.budgetFloor), throttler: newThrottler(s.settings.budgetFloor),
+		budget:          &retry.Budget{Ratio: zeroToNone(float64(s.settings.budget)), PerSecond: s.settings.budgetFloor.PerSecond()},
+		throttler:       &retry.AdaptiveThrottler{PerSecond: s.settings.budgetFloor.PerSecond()},
 		adaptiveLimiter: newAdaptiveLimiter(s.settings.pool, s.weights), rateLimiter: limiter,
 		unregistered: newUnregisteredCache(s.settings.unregisteredTTL), environments: &delivery.EnvironmentCache{},
 	}
@@ -319,7 +300,7 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 // metricsServices returns what the metrics show of all services that are in use.
 func (g *Gateway) metricsServices() (all []metrics.Service) {
 	for _, s := range g.current.Load().allServices() {
-		u := s.opened()
+		u := s.upstream.Load()
 		if u == nil {
 			continue
 		}
@@ -337,8 +318,8 @@ func (s *service) reconfigure(weights map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.weights = weights
-	if s.upstream != nil {
-		s.upstream.adaptiveLimiter.SetWeights(weights)
+	if u := s.upstream.Load(); u != nil {
+		u.adaptiveLimiter.SetWeights(weights)
 	}
 }
 
@@ -397,11 +378,11 @@ func (s *service) start() {
 	defer s.mu.Unlock()
 	switch {
 	case s.ctx == nil:
-		s.ctx, s.stop = context.WithCancel(s.g.lifetime)
+		s.ctx, s.stop = context.WithCancel(s.g.background.ctx)
 	case s.settings.runsFromStart():
 		return
 	}
-	s.g.goBackground(s.ctx, s.run)
+	s.g.background.start(func(context.Context) error { return s.run(s.ctx) })
 }
 
 // end ends the background work.
@@ -413,7 +394,8 @@ func (s *service) end() {
 	}
 }
 
-// run runs the pool and the token renewal until ctx ends or the pool is idle.
+// run runs the pool and the token renewal until ctx ends or the pool is idle. An error while the
+// gateway runs is only logged.
 func (s *service) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	u, log := s.open(), s.g.log
@@ -423,7 +405,12 @@ func (s *service) run(ctx context.Context) error {
 	}
 	err := panics.Recover(log, s.name, func() error { return u.pool.Run(ctx) }) // a pool restarts its own work
 	cancel()
-	return errors.Join(err, renewal.Wait())
+	err = errors.Join(err, renewal.Wait())
+	if err != nil && s.g.background.ctx.Err() == nil {
+		log.Warn("background work failed", "service", s.name, "err", err)
+		return nil
+	}
+	return err
 }
 
 // resolver returns the resolver of a service. Apple's and Google's names are resolved by DNS

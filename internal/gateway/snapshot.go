@@ -4,12 +4,13 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
-	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -23,8 +24,8 @@ type snapshot struct {
 	services      []*usedService
 	originRouters []*originRouter
 	table         delivery.Table
-	channels      channelManagers
-	webhooks      []*appWebhook
+	apple         map[string]*apnsApp    // by app
+	webhooks      map[string]*appWebhook // by name
 	api           *api.Handler
 
 	// users is the number of calls in progress, plus one while the snapshot is current, plus one
@@ -32,7 +33,7 @@ type snapshot struct {
 	users atomic.Int64
 	// next is the snapshot that replaced this one, and removed what it does not share.
 	next    *snapshot
-	removed []interface{ end() }
+	removed []part
 }
 
 var (
@@ -72,61 +73,78 @@ func (g *Gateway) acquire() *snapshot {
 // share. Earlier snapshots, which may share them, have no users by then.
 func (snap *snapshot) release() {
 	for snap != nil && snap.users.Add(-1) == 0 {
-		for _, r := range snap.removed {
-			r.end()
+		for _, p := range snap.removed {
+			p.end()
 		}
 		snap = snap.next
 	}
 }
 
-// publish makes a snapshot the current one. Calls in progress complete with the old one. The caller
-// holds g.reloadMu, except in New.
-func (g *Gateway) publish(next *snapshot) {
-	for _, warning := range Warnings(next.cfg) {
-		g.log.Warn("config: " + warning)
-	}
-	for _, check := range timeoutChecks(next.cfg) {
-		_, err := check.Verify(context.Background())
-		g.log.Warn("config: "+check.Key, "err", err)
+// replace makes next the current snapshot. Calls in progress complete with the old one. It returns
+// false if old is not the current snapshot any more, and an error if the gateway is shutting down.
+func (g *Gateway) replace(old, next *snapshot) (replaced bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return false, errors.New("gateway: shutting down, configuration not reloaded")
+	case g.current.Load() != old:
+		return false, nil
 	}
 	next.reconfigure()
-	next.users.Store(1)
-	old := g.current.Load()
 	if g.running {
-		next.stopRemovedWebhooks(old)
-		g.startSnapshot(next)
+		g.start(next, old)
 	}
-	if old == nil {
-		g.current.Store(next)
-		return
-	}
-	next.users.Add(1)
+	next.users.Store(2)
 	old.next, old.removed = next, old.notIn(next)
 	g.current.Store(next)
 	old.api.Replace(next.api)
 	old.release()
+	return true, nil
 }
 
-// notIn returns the services and routers that next does not share.
-func (snap *snapshot) notIn(next *snapshot) (removed []interface{ end() }) {
-	shared := make(map[interface{ end() }]bool, len(next.services))
-	for _, s := range next.services {
-		shared[s.service] = true
-	}
-	for _, o := range next.originRouters {
-		shared[o] = true
-	}
+// startCurrent starts the background work of the current snapshot. From then on, replace starts that
+// of the next one.
+func (g *Gateway) startCurrent() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running = true
+	g.start(g.current.Load(), &snapshot{})
+}
+
+// start starts the services and webhooks of a snapshot that do not run yet, and stops the webhooks of
+// old that it does not share. g.mu is held.
+func (g *Gateway) start(snap, old *snapshot) {
+	g.storage.setLimiters(snap)
 	for _, s := range snap.services {
-		if !shared[s.service] {
-			removed = append(removed, s.service)
+		if s.settings.runsFromStart() {
+			s.start()
 		}
+	}
+	snap.runWebhooks(g.storage, old)
+}
+
+// part is what snapshots share. end ends its background work.
+type part interface{ end() }
+
+// parts returns the services and routers.
+func (snap *snapshot) parts() (all []part) {
+	for _, s := range snap.services {
+		all = append(all, s.service)
 	}
 	for _, o := range snap.originRouters {
-		if !shared[o] {
-			removed = append(removed, o)
-		}
+		all = append(all, o)
 	}
-	return removed
+	return all
+}
+
+// notIn returns the parts that next does not share.
+func (snap *snapshot) notIn(next *snapshot) []part {
+	shared := map[part]bool{}
+	for _, p := range next.parts() {
+		shared[p] = true
+	}
+	return slices.DeleteFunc(snap.parts(), func(p part) bool { return shared[p] })
 }
 
 // reconfigure sets the quotas and app weights of the snapshot, also in the services and routers
@@ -139,58 +157,4 @@ func (snap *snapshot) reconfigure() {
 	for _, o := range snap.originRouters {
 		o.reconfigure(&snap.cfg.Apps[o.app].WebPush.Quota, snap.weights)
 	}
-}
-
-// startCurrent starts the background work of the current snapshot. From then on, reloads start that
-// of the next one.
-func (g *Gateway) startCurrent() {
-	g.reloadMu.Lock()
-	defer g.reloadMu.Unlock()
-	g.running = true
-	g.startSnapshot(g.current.Load())
-}
-
-// stopReloads prevents further reloads.
-func (g *Gateway) stopReloads() {
-	g.reloadMu.Lock()
-	defer g.reloadMu.Unlock()
-	g.closed = true
-}
-
-// startSnapshot starts the services and webhooks of a snapshot that run from the start and do not run
-// yet. The caller holds g.reloadMu.
-func (g *Gateway) startSnapshot(snap *snapshot) {
-	g.storage.setLimiters(snap)
-	for _, s := range snap.services {
-		if s.settings.runsFromStart() {
-			s.start()
-		}
-	}
-	g.startWebhooks(snap)
-}
-
-// goBackground runs work until the gateway or ctx ends. An error or a panic while the gateway runs is
-// only logged; it does not become an error of Run. Work that is started after the end does not run.
-func (g *Gateway) goBackground(ctx context.Context, work func(context.Context) error) {
-	g.backgroundMu.Lock()
-	defer g.backgroundMu.Unlock()
-	if g.backgroundEnded {
-		return
-	}
-	g.background.Go(func() error {
-		err := panics.Recover(g.log, "service", func() error { return work(ctx) })
-		if err != nil && g.lifetime.Err() == nil {
-			g.log.Warn("background work failed", "err", err)
-			return nil
-		}
-		return err
-	})
-}
-
-// waitBackground waits for all background work. No further work starts.
-func (g *Gateway) waitBackground() error {
-	g.backgroundMu.Lock()
-	g.backgroundEnded = true
-	g.backgroundMu.Unlock()
-	return g.background.Wait()
 }

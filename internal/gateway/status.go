@@ -68,7 +68,7 @@ func (g *Gateway) Status() Status {
 // status returns the state of a service. It keeps nothing of what an unused service would have.
 func (s *usedService) status() ServiceStatus {
 	s.mu.Lock()
-	u := s.upstream
+	u := s.upstream.Load()
 	if u == nil {
 		u = s.newUpstream(nil)
 	}
@@ -150,7 +150,7 @@ func (g *Gateway) handleReady(w http.ResponseWriter, _ *http.Request) {
 // activeServices returns the services of the configuration, without lazy ones that are not in use.
 func (snap *snapshot) activeServices() []*usedService {
 	return slices.DeleteFunc(slices.Clone(snap.services), func(s *usedService) bool {
-		u := s.opened()
+		u := s.upstream.Load()
 		return s.settings.lazy && (u == nil || u.pool.Idle())
 	})
 }
@@ -192,7 +192,7 @@ func (g *Gateway) notReady() []api.NotReady {
 func (snap *snapshot) unreachable() (missing []api.NotReady) {
 	services := snap.activeServices()
 	for _, s := range services {
-		u := s.opened()
+		u := s.upstream.Load()
 		if u == nil {
 			continue
 		}

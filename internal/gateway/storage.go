@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
@@ -51,10 +49,14 @@ type storage struct {
 
 	auditMu sync.Mutex // held while an audit runs
 
-	stopBackend, stopQueue context.CancelFunc
-	backend, queueGroup    errgroup.Group // backend: engine, history, keys and quota leases
-	webhookRunner          webhookRunner
-	checkpoints            checkpointStore
+	sending     *tasks // of the queue
+	delivering  *tasks // of the webhooks
+	backend     *tasks // of the engine, history, keys and quota leases
+	checkpoints checkpointStore
+}
+
+func newStorage() *storage {
+	return &storage{sending: newTasks(), delivering: newTasks(), backend: newTasks()}
 }
 
 // hasQueue reports whether the configuration has a queue.
@@ -138,20 +140,21 @@ func (st *storage) run() {
 	if st == nil {
 		return
 	}
-	backendCtx, stopBackend := context.WithCancel(context.Background())
-	queueCtx, stopQueue := context.WithCancel(context.Background())
 	historyEnded, endHistory := context.WithCancel(context.Background())
-	st.stopBackend, st.stopQueue = stopBackend, stopQueue
-	st.backend.Go(func() error { return st.engine.Run(backendCtx) })
-	st.backend.Go(func() error { defer endHistory(); return st.History.Run(backendCtx) })
-	st.backend.Go(func() error { return panics.Restart(historyEnded, st.log, "release of Idempotency-Keys", st.keys.Run) })
+	st.backend.start(st.engine.Run)
+	st.backend.start(func(ctx context.Context) error { defer endHistory(); return st.History.Run(ctx) })
+	st.backend.start(func(context.Context) error {
+		return panics.Restart(historyEnded, st.log, "release of Idempotency-Keys", st.keys.Run)
+	})
 	if st.engine.Embedded() {
-		st.backend.Go(func() error { return panics.Restart(backendCtx, st.log, "deletion of old events", st.trimHistory) })
+		st.backend.start(func(ctx context.Context) error {
+			return panics.Restart(ctx, st.log, "deletion of old events", st.trimHistory)
+		})
 	}
 	if st.quotaLease != nil {
-		st.backend.Go(func() error { return st.quotaLease.Run(backendCtx) })
+		st.backend.start(st.quotaLease.Run)
 	}
-	st.queueGroup.Go(func() error { return st.Queue.Run(queueCtx) })
+	st.sending.start(st.Queue.Run)
 }
 
 // drain stops the queue from reading further notifications.
@@ -166,10 +169,8 @@ func (st *storage) stop() error {
 	if st == nil {
 		return nil
 	}
-	st.stopQueue()
-	err := errors.Join(st.queueGroup.Wait(), st.webhookRunner.stopAll())
-	st.stopBackend()
-	return errors.Join(err, st.backend.Wait(), st.History.Close(), st.engine.Close())
+	err := errors.Join(st.sending.end(), st.delivering.end())
+	return errors.Join(err, st.backend.end(), st.History.Close(), st.engine.Close())
 }
 
 // ready returns the reason why the queue cannot store notifications, or nil.

@@ -7,14 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/panics"
@@ -34,9 +31,8 @@ type appWebhook struct {
 	secrets []byte // the text in the configuration or in the secret file
 	roots   *rootCAs
 
-	prevDone <-chan struct{} // closed when the previous webhook of this name has ended; nil without one
-	done     chan struct{}
-	stop     context.CancelFunc // nil before it runs
+	stop  context.CancelFunc // nil before it runs
+	ended chan struct{}      // closed when it has ended
 }
 
 // equal reports whether the webhook has these settings, so that a reload keeps it running.
@@ -52,7 +48,7 @@ func (b *builder) addWebhooks(app string, blocks []config.Webhook, files *files)
 			b.errs = append(b.errs, err)
 			continue
 		}
-		b.next.webhooks = append(b.next.webhooks, hook)
+		b.next.webhooks[hook.Name()] = hook
 	}
 }
 
@@ -67,9 +63,8 @@ func (b *builder) newWebhook(path, app string, block config.Webhook, files *file
 			return nil, err
 		}
 	}
-	previous := b.previous.webhook(app + "/" + block.Name)
-	if previous != nil && previous.equal(block, text, roots) {
-		return previous, nil
+	if known := b.previous.webhooks[app+"/"+block.Name]; known != nil && known.equal(block, text, roots) {
+		return known, nil
 	}
 	secrets, err := parseSecrets(text)
 	if err != nil {
@@ -82,11 +77,7 @@ func (b *builder) newWebhook(path, app string, block config.Webhook, files *file
 	if err != nil {
 		return nil, keyError(path, "url", err)
 	}
-	hook := &appWebhook{Webhook: w, config: block, secrets: text, roots: roots, done: make(chan struct{})}
-	if previous != nil && previous.stop != nil {
-		hook.prevDone = previous.done
-	}
-	return hook, nil
+	return &appWebhook{Webhook: w, config: block, secrets: text, roots: roots}, nil
 }
 
 // parseSecrets parses one secret per line.
@@ -121,76 +112,42 @@ func prefixes(configured []config.Network) (prefixes []netip.Prefix) {
 	return prefixes
 }
 
-// webhook returns the webhook with a name, or nil.
-func (snap *snapshot) webhook(name string) *appWebhook {
-	for _, hook := range snap.webhooks {
-		if hook.Name() == name {
-			return hook
-		}
-	}
-	return nil
-}
-
-// startWebhooks starts the webhooks of a snapshot that do not run yet. The caller holds g.reloadMu.
-func (g *Gateway) startWebhooks(snap *snapshot) {
-	for _, hook := range snap.webhooks {
-		if hook.stop == nil {
-			hook.stop = g.storage.webhookRunner.run(&g.storage.checkpoints, hook, g.log)
-		}
-	}
-}
-
-// webhookRunner runs webhooks, also of earlier snapshots. The zero value is ready to use.
-type webhookRunner struct {
-	once  sync.Once
-	ctx   context.Context // parent of all webhooks
-	stop  context.CancelFunc
-	group errgroup.Group
-}
-
-func (w *webhookRunner) init() {
-	w.once.Do(func() { w.ctx, w.stop = context.WithCancel(context.Background()) })
-}
-
-// run runs a webhook until stop or stopAll is called. It first waits for the previous webhook of
-// the same name to end.
-func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook, log *slog.Logger) (stop context.CancelFunc) {
-	w.init()
-	ctx, stop := context.WithCancel(w.ctx)
-	w.group.Go(func() error {
-		defer close(hook.done)
-		if hook.prevDone != nil {
-			<-hook.prevDone // already stopped
+// start runs the webhook until it or the storage stops. It first waits for the end of previous, the
+// stopped webhook of the same name, if there is one.
+func (hook *appWebhook) start(st *storage, previous *appWebhook) {
+	ctx, stop := context.WithCancel(st.delivering.ctx)
+	hook.stop, hook.ended = stop, make(chan struct{})
+	st.delivering.start(func(context.Context) error {
+		defer close(hook.ended)
+		if previous != nil {
+			<-previous.ended
 		}
 		task := "webhook " + hook.Name()
-		return panics.Restart(ctx, log, task, func(ctx context.Context) error {
-			return checkpoints.withLease(ctx, hook.Name(), func(ctx context.Context) error { return panics.Restart(ctx, log, task, hook.Run) })
+		return panics.Restart(ctx, st.log, task, func(ctx context.Context) error {
+			return st.checkpoints.withLease(ctx, hook.Name(), func(ctx context.Context) error { return panics.Restart(ctx, st.log, task, hook.Run) })
 		})
 	})
-	return stop
 }
 
-// stopAll stops all webhooks. The next process, or another gateway of the cluster, delivers the
-// remaining events.
-func (w *webhookRunner) stopAll() error {
-	w.init()
-	w.stop()
-	return w.group.Wait()
-}
-
-// stopRemovedWebhooks stops the webhooks of the old snapshot that are not in this one.
-func (snap *snapshot) stopRemovedWebhooks(old *snapshot) {
-	for _, hook := range old.webhooks {
-		if !slices.Contains(snap.webhooks, hook) {
-			hook.stop()
+// runWebhooks stops the webhooks of old that the snapshot does not share, and starts its own that do
+// not run yet. The caller holds g.mu.
+func (snap *snapshot) runWebhooks(st *storage, old *snapshot) {
+	for name, was := range old.webhooks {
+		if was.stop != nil && snap.webhooks[name] != was {
+			was.stop()
+		}
+	}
+	for name, hook := range snap.webhooks {
+		if previous := old.webhooks[name]; hook.stop == nil {
+			hook.start(st, previous)
 		}
 	}
 }
 
 // webhookStatus returns the states of the webhooks.
 func (snap *snapshot) webhookStatus() (all []webhooks.Status) {
-	for _, hook := range snap.webhooks {
-		all = append(all, hook.Status())
+	for _, name := range slices.Sorted(maps.Keys(snap.webhooks)) {
+		all = append(all, snap.webhooks[name].Status())
 	}
 	return all
 }

@@ -147,12 +147,12 @@ func (b *builder) newOriginRouter(app string, c *config.WebPush, read *blockFile
 		settings: settings{
 			platform: push.WebPush, endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
 			budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, publicOnly: c.URL == "", maxResponse: maxWebPushResponse,
-			dnsServers: b.dnsServers, unregisteredTTL: b.cfg.Limits.UnregisteredTTL,
+			dnsServers: joinAddrs(b.next.cfg.DNS.Servers), unregisteredTTL: b.next.cfg.Limits.UnregisteredTTL,
 		},
-		limiter: &limiter{quota: &c.Quota, weights: b.weights}, weights: b.weights, routes: map[string]*delivery.Route{},
+		limiter: &limiter{quota: &c.Quota, weights: b.next.weights}, weights: b.next.weights, routes: map[string]*delivery.Route{},
 	}
-	if previous := b.previousRouters[app]; previous != nil && previous.equal(o) {
-		return previous, nil
+	if known, ok := b.previous.table[app][push.WebPush].(*originRouter); ok && known.equal(o) {
+		return known, nil
 	}
 	var err error
 	if o.provider, err = webpush.New(webpush.Config{Key: read.vapid, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)}); err != nil {
