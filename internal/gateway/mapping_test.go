@@ -61,9 +61,9 @@ when it has the value in the first column. The platform-specific blocks take pre
 
 - ` + "`apns.payload`" + ` replaces the whole payload.
 - ` + "`fcm.message`" + ` is merged into the message, object by object. Fields that depend on others, such as
-  the background push of a message with nothing to show, follow from the merged message. The names of
-  headers are case-insensitive. With ` + "`android_v2`" + ` in the message, ` + "`ttl`" + `, ` + "`collapse_key`" + ` and ` + "`sound`" + ` go
-  there instead of to ` + "`android`" + `.
+  the background push of a message with nothing to show, follow from the merged message. The names
+  of headers are case-insensitive. With ` + "`android_v2`" + ` in the message, ` + "`ttl`" + `, ` + "`collapse_key`" + ` and
+  ` + "`sound`" + ` go there instead of to ` + "`android`" + `.
 - ` + "`webpush.payload`" + ` replaces the plaintext.
 - ` + "`headers`" + ` replace the generated headers of the same name.
 
