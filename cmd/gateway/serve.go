@@ -54,6 +54,9 @@ func (s serveCmd) Run(p process) error {
 	})
 	reader := &configReader{Source: source}
 	cfg, err := reader.load(p)
+	if err != nil && p.Err() != nil {
+		return nil // SIGTERM while the source waited for its cluster
+	}
 	if err != nil && source.LastCommitted() != nil {
 		newLogger(p, config.Log{Level: "info", Format: "auto"}).Error("starting with the last valid configuration", "err", err)
 		cfg, err = reader.parse(source.LastCommitted())
