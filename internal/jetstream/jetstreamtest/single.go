@@ -54,7 +54,10 @@ func NewServer(t testing.TB, dir string) *Server {
 // Start starts the server. It must be down.
 func (s *Server) Start() {
 	s.t.Helper()
-	live, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: s.dir, NoSigs: true, NoLog: true})
+	live, err := nats.NewServer(&nats.Options{
+		Host: "127.0.0.1", Port: nats.RANDOM_PORT, NoSigs: true, NoLog: true,
+		JetStream: true, StoreDir: s.dir, JetStreamMaxStore: 1 << 40, // the default depends on the free disk space
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
