@@ -207,8 +207,8 @@ func TestEveryFileHasLicenseLine(t *testing.T) {
 	}
 }
 
-// TestToolsAreRequiredInCI is a check of tests that need a program: a test that looks for it by itself
-// is skipped, or checks less, where CI has not installed it.
+// TestToolsAreRequiredInCI finds tests that look for a program without internal/testtool. Such a test
+// would skip, or check less, in CI if the program were missing.
 func TestToolsAreRequiredInCI(t *testing.T) {
 	for _, file := range goFiles(t) {
 		text, err := os.ReadFile(file)

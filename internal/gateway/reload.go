@@ -101,7 +101,7 @@ func contents(file string) []byte {
 // use, unchanged. Unchanged parts keep their connections, tokens, breakers and quotas; quotas and
 // app weights change in place. Notifications in progress complete with the old configuration.
 func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
-	for replaced := false; !replaced; { // until no other reload comes in between
+	for replaced := false; !replaced; { // replace returns false if another reload was faster
 		old := g.current.Load()
 		if changes, err = configChanges(old.cfg, cfg); err != nil {
 			return nil, err
