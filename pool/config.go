@@ -48,6 +48,9 @@ func (c *Config) setDefaults() {
 	if c.Picker == nil {
 		c.Picker = RoundRobin{}
 	}
+	if c.EndpointName == nil {
+		c.EndpointName = netip.AddrPort.String
+	}
 	if c.Zone == nil {
 		c.Zone = func(netip.AddrPort) string { return "" }
 	}

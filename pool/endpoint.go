@@ -63,13 +63,13 @@ func (c *endpointConn) freeStreams() int {
 }
 
 func newEndpoint(p *Pool, addr netip.AddrPort) *Endpoint {
-	e := &Endpoint{pool: p, addr: addr, name: addr.String()}
+	e := &Endpoint{pool: p, addr: addr, name: p.cfg.EndpointName(addr)}
 	e.conns.Store(new([]*endpointConn))
 	e.breaker.init(&p.cfg.Breaker, &p.changes)
 	return e
 }
 
-// String returns the address as "ip:port", or "[ip]:port" for IPv6.
+// String returns the name of the address: Config.EndpointName, or "ip:port", "[ip]:port" for IPv6.
 func (e *Endpoint) String() string { return e.name }
 
 // Addr returns the address.

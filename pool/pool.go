@@ -70,6 +70,9 @@ type Config struct {
 	Resolver Resolver
 	// Dial returns an established connection, after the TLS handshake and SETTINGS. Required.
 	Dial func(ctx context.Context, addr netip.AddrPort) (Conn, error)
+	// EndpointName returns the name of an address in events, Status and receipts, for addresses that
+	// Dial does not connect to as they are; nil means ip:port.
+	EndpointName func(netip.AddrPort) string
 	// Picker chooses among the eligible endpoints; nil means RoundRobin.
 	Picker Picker
 	// Zone returns the zone of an address, for a Picker such as that of zone.Prefer; nil means that

@@ -275,3 +275,14 @@ func TestDNSTriesNextServer(t *testing.T) {
 		t.Errorf("Resolve = %v, %v; want %v", found, err, want)
 	}
 }
+
+func TestEndpointNameIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tp := startPool(t, 2, pool.Config{EndpointName: func(addr netip.AddrPort) string { return "push.example#" + addr.Addr().String() }})
+		for _, e := range tp.Status().Endpoints {
+			if !strings.HasPrefix(e.Address, "push.example#10.0.0.") {
+				t.Errorf("an endpoint is named %s", e.Address)
+			}
+		}
+	})
+}

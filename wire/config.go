@@ -4,6 +4,7 @@ package wire
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"net"
 	"time"
@@ -20,6 +21,9 @@ type Config struct {
 	// system's roots. It is cloned. The connection sets ServerName and NextProtos itself and
 	// requires at least TLS 1.2.
 	TLS *tls.Config
+	// DialContext establishes the TCP connection, for instance through a proxy; nil means that of
+	// net.Dialer. address is ip:port. If its error is an *Error, Dial returns it unchanged.
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// DialTimeout limits the time from the TCP connect to the peer's first SETTINGS frame. Default
 	// 5 s.
@@ -64,6 +68,9 @@ func (c Config) withDefaults() Config {
 	c.IdlePingInterval = cmp.Or(c.IdlePingInterval, 30*time.Second)
 	c.PingTimeout = cmp.Or(c.PingTimeout, time.Second)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, time.Second)
+	if c.DialContext == nil {
+		c.DialContext = new(net.Dialer).DialContext
+	}
 	c.MaxWaiting = max(cmp.Or(c.MaxWaiting, 1000), 0)
 	c.MaxResponseBytes = min(cmp.Or(c.MaxResponseBytes, 64<<10), maxResponseLimit)
 	return c

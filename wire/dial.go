@@ -26,7 +26,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, cfg Config) (*Conn, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	rawConn, err := new(net.Dialer).DialContext(dialCtx, "tcp", addr.String())
+	rawConn, err := cfg.DialContext(dialCtx, "tcp", addr.String())
 	if err != nil {
 		return nil, connectError(ctx, err)
 	}
@@ -123,6 +123,9 @@ func (c *Conn) readFirstFrame() error {
 func connectError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return canceledError(ctx)
+	}
+	if known, ok := errors.AsType[*Error](err); ok { // of Config.DialContext
+		return known
 	}
 	e := &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 	switch {

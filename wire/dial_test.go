@@ -138,6 +138,31 @@ func TestDialClosedPortIsConnectRefused(t *testing.T) {
 	wantDialError(t, netip.MustParseAddrPort("127.0.0.1:1"), wire.Config{}, wire.ConnectRefused, true)
 }
 
+func TestDialContextConnects(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveAll)
+	other := netip.MustParseAddrPort("192.0.2.1:443")
+	cfg := withLongTimeouts(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}})
+	cfg.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address != other.String() {
+			t.Errorf("called with %s", address)
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr.String())
+	}
+	c, err := wire.Dial(t.Context(), other, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closing, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = c.Run(closing)
+	failure := &wire.Error{Reason: wire.ProxyFailed, Processed: wire.Never, EndpointAtFault: true, Err: errors.New("x")}
+	cfg.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, failure }
+	if _, err := wire.Dial(t.Context(), other, cfg); err != error(failure) {
+		t.Errorf("got %v, want the error of DialContext", err)
+	}
+}
+
 func TestCloseDuringHandshakeIsConnectRefused(t *testing.T) {
 	addr := listenTCP(t, func(nc net.Conn) { _ = nc.Close() })
 	wantDialError(t, addr, wire.Config{}, wire.ConnectRefused, true)

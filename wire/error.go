@@ -11,6 +11,7 @@ const (
 	DNSFailure          Reason = "DNS_FAILURE"
 	ConnectRefused      Reason = "CONNECT_REFUSED"
 	ConnectTimeout      Reason = "CONNECT_TIMEOUT"
+	ProxyFailed         Reason = "PROXY_FAILED" // of a Config.DialContext that uses a proxy
 	TLSHandshakeTimeout Reason = "TLS_HANDSHAKE_TIMEOUT"
 	TLSServerUntrusted  Reason = "TLS_SERVER_UNTRUSTED"
 	TLSClientRejected   Reason = "TLS_CLIENT_CERT_REJECTED"

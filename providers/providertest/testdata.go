@@ -103,7 +103,7 @@ func (c ErrorCase) TransportError() (lost *wire.Error, want push.Verdict) {
 // SkipReason returns why an attempt cannot end with the error of a transport row, or "".
 func (c ErrorCase) SkipReason() string {
 	switch c.Code {
-	case "DNS_FAILURE", "CONNECT_REFUSED", "CONNECT_TIMEOUT", "TLS_HANDSHAKE_TIMEOUT", "TLS_SERVER_UNTRUSTED", "TLS_CLIENT_CERT_REJECTED", "ALPN_NOT_H2":
+	case "DNS_FAILURE", "CONNECT_REFUSED", "CONNECT_TIMEOUT", "PROXY_FAILED", "TLS_HANDSHAKE_TIMEOUT", "TLS_SERVER_UNTRUSTED", "TLS_CLIENT_CERT_REJECTED", "ALPN_NOT_H2":
 		return "the pool connects before it returns a lease, so no attempt ends this way; the pool counts the failure"
 	case "BREAKER_OPEN":
 		return "the pool returns no lease, so there is no attempt"
