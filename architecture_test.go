@@ -46,17 +46,19 @@ var packages = map[string]packageRule{
 	"mockprovider": {layer: 3, mayImport: []string{
 		"mockprovider/apns", "mockprovider/fcm", "mockprovider/h2", "mockprovider/ledger", "mockprovider/oauth", "mockprovider/script", "mockprovider/webpush",
 	}, why: "a mock that shares code with the product repeats the product's mistakes"},
-	"internal/asyncwriter": {layer: 0},
-	"internal/config":      {layer: 0},
-	"internal/jsonobj":     {layer: 0},
-	"internal/keyfile":     {layer: 0},
-	"internal/fairqueue":   {layer: 0},
-	"internal/testtool":    {layer: 0, why: "only tests import it"},
-	"internal/testwait":    {layer: 0, why: "only tests import it"},
-	"internal/panics":      {layer: 0},
-	"internal/publicaddr":  {layer: 0},
-	"internal/sleep":       {layer: 0},
-	"internal/report":      {layer: 0, why: "it draws figures and does not measure"},
+	"internal/asyncwriter":     {layer: 0},
+	"internal/config":          {layer: 0},
+	"internal/jsonobj":         {layer: 0},
+	"internal/keyfile":         {layer: 0},
+	"internal/fairqueue":       {layer: 0},
+	"internal/testtool":        {layer: 0, why: "only tests import it"},
+	"internal/testwait":        {layer: 0, why: "only tests import it"},
+	"internal/panics":          {layer: 0},
+	"internal/proxy":           {layer: 0, why: "it knows no provider"},
+	"internal/proxy/proxytest": {layer: 0, why: "only tests import it"},
+	"internal/publicaddr":      {layer: 0},
+	"internal/sleep":           {layer: 0},
+	"internal/report":          {layer: 0, why: "it draws figures and does not measure"},
 
 	"providers/apns":          {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "push", "wire"}},
 	"providers/fcm":           {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "internal/panics", "push", "wire"}},
@@ -87,7 +89,7 @@ var packages = map[string]packageRule{
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/keyfile", "internal/panics", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/keyfile", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{

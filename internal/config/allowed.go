@@ -137,6 +137,11 @@ func kindOf(t reflect.Type) kind {
 		return kind{"an address as ip:port", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
 	case Network:
 		return kind{"a network as address/length", "string", `^[0-9a-fA-F.:]+/[0-9]+$`, "10.0.0.0/8"}
+	case ProxyURL:
+		return kind{"none, or a URL http://host:port, https://host:port or socks5://host:port, without user and password (put them into credentials_file)", "string",
+			`^(none|(https?|socks5)://[^/?#@]+:[0-9]+/?)$`, "http://proxy.internal:3128"}
+	case NoProxy:
+		return kind{"a host name, an IP address or a network as address/length", "string", `^[0-9A-Za-z.:_*-]+(/[0-9]+)?$`, "internal.example.com"}
 	case Base:
 		return kind{"an https URL with nothing after the port", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
 	case URL:

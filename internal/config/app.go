@@ -2,6 +2,12 @@
 
 package config
 
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
 // App is one sender and its credentials at the providers. A provider without a block is not
 // available to the app.
 type App struct {
@@ -15,6 +21,38 @@ type App struct {
 	WebPush *WebPush `name:"webpush"`
 	// Receivers of the app's events. They need the queue.
 	Webhooks []Webhook `name:"webhooks"`
+}
+
+// ProxyBlock is a proxy block and its path in the file.
+type ProxyBlock struct {
+	Path  string
+	Proxy *Proxy
+}
+
+// Proxies returns the proxy block of the file and those of the apps, sorted by path.
+func (c *Config) Proxies() []ProxyBlock {
+	blocks := []ProxyBlock{{"proxy", &c.Proxy}}
+	add := func(path string, p *Proxy) {
+		if p != nil {
+			blocks = append(blocks, ProxyBlock{path + ".proxy", p})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Apps)) {
+		app, path := c.Apps[name], "apps."+name
+		if app.APNs != nil {
+			add(path+".apns", app.APNs.Proxy)
+		}
+		if app.FCM != nil {
+			add(path+".fcm", app.FCM.Proxy)
+		}
+		if app.WebPush != nil {
+			add(path+".webpush", app.WebPush.Proxy)
+		}
+		for i := range app.Webhooks {
+			add(fmt.Sprintf("%s.webhooks[%d]", path, i), app.Webhooks[i].Proxy)
+		}
+	}
+	return blocks
 }
 
 // Key is one API key, stored as its hash. `gateway key` generates both.
@@ -51,7 +89,8 @@ type Webhook struct {
 	// addresses are called, even if the name resolves to a private one.
 	Networks []Network `name:"networks"`
 	// Root certificates to trust instead of those of the system, in PEM.
-	CAFile File `name:"ca_file"`
+	CAFile File   `name:"ca_file"`
+	Proxy  *Proxy `name:"proxy"`
 }
 
 // APNs is an app's access to Apple: a token key (key_file, key_id, team_id) or a client certificate
@@ -90,6 +129,7 @@ type APNs struct {
 	// Root certificates to trust instead of those of the system, in PEM. For mocks with their own
 	// certificate.
 	CAFile File      `name:"ca_file"`
+	Proxy  *Proxy    `name:"proxy"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
 	Quota  Allowance `name:"quota" inherit:"Quota.APNs"`
@@ -116,6 +156,7 @@ type FCM struct {
 	// Root certificates to trust instead of those of the system, in PEM, for url and token_url. For
 	// mocks.
 	CAFile File      `name:"ca_file"`
+	Proxy  *Proxy    `name:"proxy"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
 	Quota  Allowance `name:"quota" inherit:"Quota.FCM"`
@@ -139,6 +180,7 @@ type WebPush struct {
 	Endpoints []Endpoint `name:"endpoints"`
 	// Root certificates to trust instead of those of the system, in PEM. For mocks.
 	CAFile File      `name:"ca_file"`
+	Proxy  *Proxy    `name:"proxy"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
 	Quota  Allowance `name:"quota" inherit:"Quota.WebPush"`

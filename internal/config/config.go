@@ -34,6 +34,9 @@ type Config struct {
 	Pool  Pool  `name:"pool"`
 	Retry Retry `name:"retry"`
 	Quota Quota `name:"quota"`
+	// Proxy for all connections to providers, to their token endpoints and to webhooks. A block of the
+	// same name in a provider or webhook replaces it as a whole.
+	Proxy Proxy `name:"proxy"`
 	// Apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
 	Apps      map[string]*App `name:"apps" required:"true"`
 	DNS       DNS             `name:"dns"`
@@ -244,6 +247,22 @@ type Scope struct {
 	Lanes []string `name:"lanes" allowed:"critical|normal|bulk"`
 	// How much these may send together, spread evenly.
 	Rate Rate `name:"rate" required:"true"`
+}
+
+// Proxy configures the way out of the network.
+type Proxy struct {
+	// URL of the proxy: http or https for HTTP CONNECT, or socks5, with host and port. It resolves the
+	// names of the providers and receivers; the gateway does not. none connects directly. Empty uses
+	// the environment variables HTTPS_PROXY and NO_PROXY; gateway check and the log say so.
+	URL ProxyURL `name:"url"`
+	// File with user:password for the proxy in one line, mode 0600.
+	CredentialsFile File `name:"credentials_file"`
+	// Root certificates of an https proxy to trust instead of those of the system, in PEM.
+	CAFile File `name:"ca_file"`
+	// What is connected to directly: names with all their subdomains, .name for the subdomains alone,
+	// IP addresses and networks. localhost and loopback addresses always are. For names, only the name
+	// is compared.
+	NoProxy []NoProxy `name:"no_proxy"`
 }
 
 // DNS configures how the addresses of the services are resolved.

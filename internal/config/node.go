@@ -5,6 +5,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -97,7 +98,8 @@ func describeNode(node *yaml.Node) string {
 // quoteValue returns the rejected value and a separator, as the beginning of an error. It returns
 // "" if the value may be a secret or is long.
 func (d *decoder) quoteValue(f *field, text string) string {
-	if f.secret || len(text) > 100 {
+	hasPassword := f.Type == reflect.TypeFor[ProxyURL]() && strings.Contains(text, "@")
+	if f.secret || hasPassword || len(text) > 100 {
 		return ""
 	}
 	return fmt.Sprintf("%q: ", text)

@@ -22,6 +22,9 @@ func (d *decoder) validate(cfg *Config) {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
 	d.validateBudgetFloor("retry", cfg.Retry)
+	for _, p := range cfg.Proxies() {
+		d.validateProxy(p.Path, p.Proxy)
+	}
 	d.validateScopes("quota.apns", cfg.Quota.APNs.Scopes, nil)
 	d.validateScopes("quota.fcm", cfg.Quota.FCM.Scopes, nil)
 	d.validateScopes("quota.webpush", cfg.Quota.WebPush.Scopes, nil)
@@ -38,6 +41,23 @@ func (d *decoder) validate(cfg *Config) {
 		d.validateApp(path, cfg.Apps[name], cfg.Quota)
 		d.validateWebhooks(joinPath(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
 		d.validateAppRetry(path, cfg.Apps[name], cfg.Retry)
+	}
+}
+
+// validateProxy rejects keys without the URL that they belong to. A block of a provider or webhook
+// without a URL would look like no proxy.
+func (d *decoder) validateProxy(path string, p *Proxy) {
+	set := map[string]bool{"credentials_file": p.CredentialsFile != "", "ca_file": p.CAFile != "", "no_proxy": len(p.NoProxy) > 0}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if set[name] && (p.URL == "" || p.URL == NoProxyURL) {
+			d.fail(joinPath(path, name), "needs url, the proxy that it is for")
+		}
+	}
+	switch {
+	case p.URL == "" && path != "proxy":
+		d.fail(joinPath(path, "url"), "required: %s", kindOf(reflect.TypeFor[ProxyURL]()).description)
+	case p.CAFile != "" && !strings.HasPrefix(string(p.URL), "https:"):
+		d.fail(joinPath(path, "ca_file"), "is for https proxies, and url is not one")
 	}
 }
 

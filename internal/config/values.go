@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +61,45 @@ func (n *Network) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// ProxyURL is scheme://host:port of a proxy, or none.
+type ProxyURL string
+
+// NoProxyURL means that connections are direct.
+const NoProxyURL ProxyURL = "none"
+
+// UnmarshalText parses none, or a URL of a proxy with a port and nothing after it. It accepts no user
+// and password, because the configuration is no place for a secret.
+func (p *ProxyURL) UnmarshalText(text []byte) error {
+	if *p = ProxyURL(text); *p == NoProxyURL {
+		return nil
+	}
+	v, err := url.Parse(strings.TrimSuffix(string(text), "/"))
+	if err != nil || !slices.Contains([]string{"http", "https", "socks5"}, v.Scheme) || v.Hostname() == "" || v.User != nil || v.Path != "" ||
+		strings.ContainsAny(string(text), "?#") || !isPort(v.Port()) {
+		return errUnparsable
+	}
+	*p = ProxyURL(v.Scheme + "://" + strings.ToLower(v.Host))
+	return nil
+}
+
+// NoProxy is a name, an IP address or a network that is connected to without a proxy.
+type NoProxy string
+
+// isHostName matches a host name; a dot at its start means its subdomains.
+var isHostName = regexp.MustCompile(`^\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*$`).MatchString
+
+// UnmarshalText parses a host name, an IP address or a network. *.name is the same as .name.
+func (n *NoProxy) UnmarshalText(text []byte) error {
+	word := strings.TrimPrefix(strings.ToLower(string(text)), "*")
+	_, notAddress := netip.ParseAddr(word)
+	_, notNetwork := netip.ParsePrefix(word)
+	if notAddress != nil && notNetwork != nil && !isHostName(word) {
+		return errUnparsable
+	}
+	*n = NoProxy(word)
+	return nil
+}
+
 // Base is the base URL of a service: https://host or https://host:port. The protocol defines the
 // path. Providers are never called without TLS.
 type Base string
@@ -92,12 +133,15 @@ func httpsURL(text string) (*url.URL, error) {
 	if err != nil || v.Scheme != "https" || v.Hostname() == "" || v.User != nil || strings.ContainsAny(text, "?#") {
 		return nil, errUnparsable
 	}
-	if port := v.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, errUnparsable
-		}
+	if port := v.Port(); port != "" && !isPort(port) {
+		return nil, errUnparsable
 	}
 	return v, nil
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // File is the path of a file. A relative path in the configuration file starts at the folder of

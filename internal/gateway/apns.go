@@ -92,7 +92,7 @@ func (b *builder) addSecondary(a *apnsApp, read *blockFiles) {
 func (a *apnsApp) settings(read *blockFiles, base config.Base) settings {
 	c := a.config
 	return settings{
-		platform: push.APNs, base: cmp.Or(c.URL, base), endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
+		platform: push.APNs, base: cmp.Or(c.URL, base), endpoints: joinAddrs(c.Endpoints), roots: read.roots, proxy: read.proxy, pool: c.Pool,
 		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, serializeFirst: read.cred.cert == nil,
 	}
 }

@@ -37,6 +37,7 @@ func (g *Gateway) Checks() []Check {
 		{"admin.listen", verifyListen(string(snap.cfg.Admin.Listen))},
 	}
 	checks = append(checks, timeoutChecks(snap.cfg)...)
+	checks = append(checks, proxyChecks(snap)...)
 	checks = append(checks, storageChecks(snap.cfg)...)
 	checks = append(checks, apnsChecks(snap.cfg)...)
 	for _, s := range snap.activeServices() {
@@ -79,9 +80,15 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if u.way.target != "" {
+		addrs = addrs[:1] // all stand for the name
+	}
 	var failures []error
 	for i, addr := range addrs {
 		conn, err := u.dial(ctx, addr)
+		if err != nil && u.way.target != "" {
+			return "", fmt.Errorf("cannot connect to %s: %w", s.settings.base, err)
+		}
 		if err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", addr, err))
 			continue
@@ -89,6 +96,9 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 		closing, cancel := context.WithCancel(ctx)
 		cancel()
 		_ = conn.Run(closing) // closes the connection; its error does not matter
+		if u.way.target != "" {
+			return fmt.Sprintf("connected to %s through the proxy %s", s.settings.base, u.way.proxy), nil
+		}
 		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.settings.base), nil
 	}
 	return "", fmt.Errorf("cannot connect to any address of %s: %w", s.settings.base, errors.Join(failures...))
@@ -158,20 +168,19 @@ func storageChecks(cfg *config.Config) (checks []Check) {
 // Warnings returns problems of a configuration with which a gateway runs nevertheless, each with
 // its key and a remedy.
 func Warnings(cfg *config.Config) (found []string) {
+	for _, f := range fileRefs(cfg) {
+		if !f.secret || f.file == "" || runtime.GOOS == "windows" {
+			continue
+		}
+		info, err := os.Stat(string(f.file))
+		if err != nil || info.Mode().Perm()&0o077 == 0 {
+			continue
+		}
+		found = append(found, fmt.Sprintf("%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)", f.key, string(f.file), info.Mode().Perm()))
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		if c := cfg.Apps[name].APNs; c != nil {
 			found = append(found, apnsWarnings("apps."+name+".apns", c)...)
-		}
-		for _, f := range fileRefs(cfg.Apps[name]) {
-			if !f.secret || f.file == "" || runtime.GOOS == "windows" {
-				continue
-			}
-			info, err := os.Stat(string(f.file))
-			if err != nil || info.Mode().Perm()&0o077 == 0 {
-				continue
-			}
-			found = append(found, fmt.Sprintf("apps.%s.%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)",
-				name, f.key, string(f.file), info.Mode().Perm()))
 		}
 		if c := cfg.Apps[name].WebPush; c != nil && webpush.AppleRefusesSubject(c.Subject) {
 			found = append(found, fmt.Sprintf("apps.%s.webpush.subject: Apple refuses it with BadJwtToken; other services accept it "+
@@ -183,26 +192,38 @@ func Warnings(cfg *config.Config) (found []string) {
 
 // fileRef is a file that a configuration refers to.
 type fileRef struct {
-	key    string // relative to the app
+	key    string // such as apps.shop.apns.key_file
 	file   config.File
 	secret bool
 }
 
-// fileRefs returns the files of an app. The names of files that are not set are empty.
-func fileRefs(app *config.App) (refs []fileRef) {
-	if c := app.APNs; c != nil {
-		refs = append(refs, fileRef{"apns.key_file", c.KeyFile, true}, fileRef{"apns.cert_key_file", c.CertKeyFile, true},
-			fileRef{"apns.cert_file", c.CertFile, false}, fileRef{"apns.ca_file", c.CAFile, false})
+// fileRefs returns the files of a configuration. The names of files that are not set are empty.
+func fileRefs(cfg *config.Config) (refs []fileRef) {
+	add := func(key string, file config.File, secret bool) { refs = append(refs, fileRef{key, file, secret}) }
+	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
+		app, path := cfg.Apps[name], "apps."+name+"."
+		if c := app.APNs; c != nil {
+			add(path+"apns.key_file", c.KeyFile, true)
+			add(path+"apns.cert_key_file", c.CertKeyFile, true)
+			add(path+"apns.cert_file", c.CertFile, false)
+			add(path+"apns.ca_file", c.CAFile, false)
+		}
+		if c := app.FCM; c != nil {
+			add(path+"fcm.service_account_file", c.ServiceAccountFile, true)
+			add(path+"fcm.ca_file", c.CAFile, false)
+		}
+		if c := app.WebPush; c != nil {
+			add(path+"webpush.vapid_key_file", c.VAPIDKeyFile, true)
+			add(path+"webpush.ca_file", c.CAFile, false)
+		}
+		for i, w := range app.Webhooks {
+			add(fmt.Sprintf("%swebhooks[%d].secret_file", path, i), w.SecretFile, true)
+			add(fmt.Sprintf("%swebhooks[%d].ca_file", path, i), w.CAFile, false)
+		}
 	}
-	if c := app.FCM; c != nil {
-		refs = append(refs, fileRef{"fcm.service_account_file", c.ServiceAccountFile, true}, fileRef{"fcm.ca_file", c.CAFile, false})
-	}
-	if c := app.WebPush; c != nil {
-		refs = append(refs, fileRef{"webpush.vapid_key_file", c.VAPIDKeyFile, true}, fileRef{"webpush.ca_file", c.CAFile, false})
-	}
-	for i, w := range app.Webhooks {
-		path := fmt.Sprintf("webhooks[%d].", i)
-		refs = append(refs, fileRef{path + "secret_file", w.SecretFile, true}, fileRef{path + "ca_file", w.CAFile, false})
+	for _, p := range cfg.Proxies() {
+		add(p.Path+".credentials_file", p.Proxy.CredentialsFile, true)
+		add(p.Path+".ca_file", p.Proxy.CAFile, false)
 	}
 	return refs
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/keyfile"
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/proxy"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/providers/webpush"
@@ -47,10 +48,7 @@ type credential struct {
 }
 
 // rootCAs are the certificates of a ca_file; nil means those of the system. Equal files share them.
-type rootCAs struct {
-	pool        *x509.CertPool
-	tokenClient *http.Client // for the token endpoint of FCM
-}
+type rootCAs struct{ pool *x509.CertPool }
 
 // certPool returns the certificates, or nil for those of the system.
 func (r *rootCAs) certPool() *x509.CertPool {
@@ -64,15 +62,31 @@ func (r *rootCAs) certPool() *x509.CertPool {
 // reloads: parsing takes too long for many apps, and a second apns.Signer for a key would renew the
 // token more often than Apple allows. It can be used by multiple goroutines.
 type files struct {
-	log         *slog.Logger
-	roots       cache[string, rootCAs] // by digest
-	credentials cache[credentialKey, credential]
+	log          *slog.Logger
+	roots        cache[string, rootCAs] // by digest
+	credentials  cache[credentialKey, credential]
+	proxies      cache[proxyKey, proxy.Proxy]
+	tokenClients cache[transportKey, http.Client]
+	fileProxy    *proxy.Proxy // of the block proxy; nil without one
+}
+
+// init reuses what previous contains.
+func (f *files) init(previous *files) {
+	f.roots.init(&previous.roots)
+	f.credentials.init(&previous.credentials)
+	f.proxies.init(&previous.proxies)
+	f.tokenClients.init(&previous.tokenClients)
+}
+
+// release forgets the files of the previous configuration, or this one would keep what it does not use.
+func (f *files) release() {
+	f.roots.previous, f.credentials.previous, f.proxies.previous, f.tokenClients.previous = nil, nil, nil, nil
 }
 
 // credentialKey is what a credential is made from.
 type credentialKey struct {
-	digest string   // of the file and of the keys beside it
-	roots  *rootCAs // for the token endpoint
+	digest    string       // of the file and of the keys beside it
+	transport transportKey // for the token endpoint
 }
 
 // cache holds values by key.
@@ -108,6 +122,7 @@ func (c *cache[K, V]) get(key K, create func() (*V, error)) (*V, error) {
 // blockFiles is what the files of one block contain.
 type blockFiles struct {
 	roots *rootCAs
+	proxy *proxy.Proxy
 	cred  *credential
 	vapid *webpush.Key
 	err   error
@@ -116,11 +131,13 @@ type blockFiles struct {
 // appFiles is what the files of one app contain.
 type appFiles struct{ apns, fcm, webPush blockFiles }
 
-// readApps reads the files of apps. The result has the order of names.
-func readApps(apps map[string]*config.App, names []string, previous *files, log *slog.Logger) ([]appFiles, *files, error) {
-	f := &files{log: log}
-	f.roots.init(&previous.roots)
-	f.credentials.init(&previous.credentials)
+// readApps reads the files of the apps and of their proxies. The result has the order of names.
+func readApps(cfg *config.Config, names []string, previous *files, log *slog.Logger) (_ []appFiles, f *files, err error) {
+	f = &files{log: log}
+	f.init(previous)
+	if f.fileProxy, err = f.proxy("proxy", &cfg.Proxy); err != nil {
+		return nil, nil, err
+	}
 	read := make([]appFiles, len(names))
 	var next atomic.Int64
 	var workers errgroup.Group
@@ -128,7 +145,7 @@ func readApps(apps map[string]*config.App, names []string, previous *files, log 
 		workers.Go(func() error {
 			return panics.Recover(log, "reading the files of apps", func() error {
 				for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
-					read[i] = f.readApp("apps."+names[i], apps[names[i]])
+					read[i] = f.readApp("apps."+names[i], cfg.Apps[names[i]])
 				}
 				return nil
 			})
@@ -139,24 +156,32 @@ func readApps(apps map[string]*config.App, names []string, previous *files, log 
 
 func (f *files) readApp(path string, app *config.App) (a appFiles) {
 	if c := app.APNs; c != nil {
-		a.apns.roots, a.apns.err = f.rootCAs(path+".apns", c.CAFile)
+		a.apns = f.readBlock(path+".apns", c.CAFile, c.Proxy)
 		if a.apns.err == nil {
 			a.apns.cred, a.apns.err = f.apns(path+".apns", c)
 		}
 	}
 	if c := app.FCM; c != nil {
-		a.fcm.roots, a.fcm.err = f.rootCAs(path+".fcm", c.CAFile)
+		a.fcm = f.readBlock(path+".fcm", c.CAFile, c.Proxy)
 		if a.fcm.err == nil {
-			a.fcm.cred, a.fcm.err = f.fcm(path+".fcm", c, a.fcm.roots)
+			a.fcm.cred, a.fcm.err = f.fcm(path+".fcm", c, transportKey{a.fcm.roots, a.fcm.proxy})
 		}
 	}
 	if c := app.WebPush; c != nil {
-		a.webPush.roots, a.webPush.err = f.rootCAs(path+".webpush", c.CAFile)
+		a.webPush = f.readBlock(path+".webpush", c.CAFile, c.Proxy)
 		if a.webPush.err == nil {
 			a.webPush.vapid, a.webPush.err = vapidKey(path+".webpush", c)
 		}
 	}
 	return a
+}
+
+// readBlock reads the files that all providers have.
+func (f *files) readBlock(path string, caFile config.File, block *config.Proxy) (b blockFiles) {
+	if b.roots, b.err = f.rootCAs(path, caFile); b.err == nil {
+		b.proxy, b.err = f.proxy(path+".proxy", block)
+	}
+	return b
 }
 
 // keyError returns an error about a configuration key.
@@ -245,16 +270,16 @@ func clientCertificate(path string, c *config.APNs) (*credential, error) {
 }
 
 // fcm returns the account and project of an FCM block. Its provider caches the access token.
-func (f *files) fcm(path string, c *config.FCM, roots *rootCAs) (*credential, error) {
+func (f *files) fcm(path string, c *config.FCM, transport transportKey) (*credential, error) {
 	cfg, source, err := serviceAccount(path, c)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), f.log
-	if !cfg.MetadataServer && roots != nil { // the metadata server uses plain HTTP
-		cfg.TokenClient = roots.tokenClient
+	if !cfg.MetadataServer { // which no proxy can reach
+		cfg.TokenClient = f.tokenClient(transport)
 	}
-	key := credentialKey{digest(cfg.Account, []byte(cfg.Project), []byte(cfg.TokenURL)), roots}
+	key := credentialKey{digest(cfg.Account, []byte(cfg.Project), []byte(cfg.TokenURL)), transport}
 	return f.credentials.get(key, func() (*credential, error) {
 		provider, err := fcm.New(cfg)
 		if err != nil {
@@ -309,14 +334,6 @@ func (f *files) rootCAs(path string, file config.File) (*rootCAs, error) {
 		if !pool.AppendCertsFromPEM(text) {
 			return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no valid certificate", string(file)))
 		}
-		return &rootCAs{pool, tokenClient(pool)}, nil
+		return &rootCAs{pool}, nil
 	})
-}
-
-// tokenClient returns an HTTP client for the token endpoint.
-func tokenClient(roots *x509.CertPool) *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DisableKeepAlives = true // exchanges are rare, and a replaced client must not keep connections
-	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	return &http.Client{Transport: transport}
 }

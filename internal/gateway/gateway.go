@@ -66,6 +66,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g.loadReporter.conns = &g.conns.count
 	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout
 	g.logWarnings(cfg)
+	g.logProxies(snap)
 	snap.users.Store(1)
 	g.current.Store(snap)
 	g.metrics.WatchServices(g.metricsServices)

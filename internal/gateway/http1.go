@@ -22,7 +22,7 @@ const maxHTTP1Conns = 8
 
 // dialerWithHTTP1 returns a dialer that uses HTTP/2, or HTTP/1.1 if the peer does not support
 // HTTP/2. Subscriptions of untrusted users name these peers, so the connection goes only to the
-// address that the resolver has allowed: there is no proxy, no second lookup and no redirect.
+// address that the resolver has allowed, or to a proxy: there is no second lookup and no redirect.
 func dialerWithHTTP1(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
 	h2 := dialer(cfg)
 	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
@@ -52,10 +52,14 @@ func newHTTP1(addr netip.AddrPort, cfg wire.Config) *http1 {
 	tlsConfig := cfg.TLS.Clone()
 	tlsConfig.ServerName, tlsConfig.NextProtos = hostname(cfg.Authority), []string{"http/1.1"}
 	tlsConfig.MinVersion = tls.VersionTLS12
+	dial := cfg.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
 	h := &http1{done: make(chan struct{})}
 	h.transport = &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, addr.String())
+			return dial(ctx, network, addr.String())
 		},
 		TLSClientConfig: tlsConfig, MaxConnsPerHost: maxHTTP1Conns, MaxIdleConnsPerHost: maxHTTP1Conns, DisableCompression: true,
 		MaxResponseHeaderBytes: int64(cfg.MaxResponseBytes),

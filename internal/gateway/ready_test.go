@@ -130,7 +130,7 @@ func TestNewResolver(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := settings{endpoints: joinAddrs(c.endpoints), publicOnly: c.publicOnly, dnsServers: c.servers}
-		if got := s.resolver(base); !reflect.DeepEqual(c.want, got) {
+		if got := s.resolver(base, byProxy{}); !reflect.DeepEqual(c.want, got) {
 			t.Errorf("%s: got %#v, want %#v", c.url, got, c.want)
 		}
 	}

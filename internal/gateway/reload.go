@@ -58,10 +58,10 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 // ReferencedFiles returns the files that cfg refers to. A change of their contents is a change of
 // the configuration.
 func ReferencedFiles(cfg *config.Config) (files []string) {
+	for _, f := range fileRefs(cfg) {
+		files = append(files, string(f.file))
+	}
 	for _, app := range cfg.Apps {
-		for _, f := range fileRefs(app) {
-			files = append(files, string(f.file))
-		}
 		if app.FCM != nil && app.FCM.ServiceAccountFile == "" {
 			files = append(files, fcm.DefaultCredentialsFile())
 		}

@@ -39,7 +39,7 @@ type builder struct {
 // there is nothing to undo after an error. The error names every invalid configuration key.
 func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapshot, error) {
 	names := slices.Sorted(maps.Keys(cfg.Apps))
-	read, contents, err := readApps(cfg.Apps, names, cmp.Or(previous.files, &files{}), g.log)
+	read, contents, err := readApps(cfg, names, cmp.Or(previous.files, &files{}), g.log)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 			b.addSecondary(a, &read[i].apns)
 		}
 	}
-	contents.roots.previous, contents.credentials.previous = nil, nil // or a snapshot would keep what it does not use
+	contents.release()
 	if next.api, err = g.newAPI(cfg); err != nil {
 		b.errs = append(b.errs, fmt.Errorf("config: %w", err))
 	}
@@ -110,7 +110,7 @@ func (b *builder) newFCMSender(app string, c *config.FCM, read *blockFiles) (del
 		return nil, read.err
 	}
 	s, err := b.service("apps."+app+".fcm", read.cred, settings{
-		platform: push.FCM, base: c.URL, endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
+		platform: push.FCM, base: c.URL, endpoints: joinAddrs(c.Endpoints), roots: read.roots, proxy: read.proxy, pool: c.Pool,
 		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, maxStreams: maxFCMStreams,
 	}, &c.Quota, read.cred.fcm)
 	if err != nil {

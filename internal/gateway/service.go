@@ -24,6 +24,7 @@ import (
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/proxy"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
@@ -61,6 +62,7 @@ type authorizer interface {
 type upstream struct {
 	pool            *pool.Pool
 	resolver        pool.Resolver
+	way             byProxy
 	dial            func(context.Context, netip.AddrPort) (pool.Conn, error)
 	budget          *retry.Budget
 	throttler       *retry.AdaptiveThrottler
@@ -78,6 +80,7 @@ type settings struct {
 	base            config.Base
 	endpoints       string // ip:port, separated by commas; empty for those of DNS
 	roots           *rootCAs
+	proxy           *proxy.Proxy
 	pool            config.Pool
 	budget          config.Percent
 	budgetFloor     config.Rate
@@ -192,7 +195,7 @@ func (b *builder) service(path string, cred *credential, want settings, allowanc
 	}
 	if !want.lazy && (*used.settings != want || !reflect.DeepEqual(used.quota, allowance)) {
 		return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
-			"retry.budget_floor, endpoints and ca_file must be the same in both", path, used.paths[0])
+			"retry.budget_floor, endpoints, ca_file and proxy must be the same in both", path, used.paths[0])
 	}
 	if len(used.paths) == 0 || used.paths[len(used.paths)-1] != path { // one block can use it twice
 		used.paths = append(used.paths, path)
@@ -266,14 +269,15 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 	if s.settings.platform == push.WebPush {
 		dial = dialerWithHTTP1
 	}
+	way := s.settings.way(base)
 	tlsConfig := &tls.Config{RootCAs: s.settings.roots.certPool()}
 	if s.cred.cert != nil {
 		tlsConfig.Certificates = []tls.Certificate{*s.cred.cert}
 	}
 	u := &upstream{
-		resolver: s.settings.resolver(base),
+		resolver: s.settings.resolver(base, way), way: way,
 		dial: dial(wire.Config{
-			Authority: base.Host, TLS: tlsConfig,
+			Authority: base.Host, TLS: tlsConfig, DialContext: way.dialContext(),
 			SerializeFirst: s.settings.serializeFirst, MaxStreams: s.settings.maxStreams, MaxResponseBytes: s.settings.maxResponse,
 			MaxWaiting:  -1, // requests wait for a lease of the pool, which can choose another endpoint
 			DialTimeout: connTimeout, PingTimeout: connTimeout, WriteTimeout: connTimeout,
@@ -288,6 +292,9 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 	}
 	cfg := s.settings.poolConfig()
 	cfg.Name, cfg.Resolver, cfg.Dial, cfg.Logger, cfg.Observe = s.name, u.resolver, u.dial, s.g.log, s.g.metrics.Observe
+	if way.target != "" {
+		cfg.EndpointName = way.endpointName
+	}
 	if !s.settings.runsFromStart() {
 		cfg.OnDemand = s.start
 	}
@@ -416,8 +423,11 @@ func (s *service) run(ctx context.Context) error {
 // resolver returns the resolver of a service. Apple's and Google's names are resolved by DNS
 // with TTLs, and their addresses must be public, so that an attacker who can spoof DNS cannot make
 // the gateway connect to internal machines. The name of a mock is resolved by the system, unless
-// name servers are configured.
-func (s *settings) resolver(base *url.URL) pool.Resolver {
+// name servers are configured. A name that a proxy resolves is not resolved here.
+func (s *settings) resolver(base *url.URL, way byProxy) pool.Resolver {
+	if way.target != "" {
+		return way.slots(s.pool.Size)
+	}
 	host, port := base.Hostname(), portOf(base)
 	if s.endpoints != "" {
 		var addrs pool.Static

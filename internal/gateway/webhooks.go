@@ -8,13 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/proxy"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
 )
@@ -30,14 +33,15 @@ type appWebhook struct {
 	config  config.Webhook
 	secrets []byte // the text in the configuration or in the secret file
 	roots   *rootCAs
+	proxy   *proxy.Proxy
 
 	stop  context.CancelFunc // nil before it runs
 	ended chan struct{}      // closed when it has ended
 }
 
 // equal reports whether the webhook has these settings, so that a reload keeps it running.
-func (hook *appWebhook) equal(block config.Webhook, secrets []byte, roots *rootCAs) bool {
-	return reflect.DeepEqual(hook.config, block) && bytes.Equal(hook.secrets, secrets) && hook.roots == roots
+func (hook *appWebhook) equal(block config.Webhook, secrets []byte, roots *rootCAs, p *proxy.Proxy) bool {
+	return reflect.DeepEqual(hook.config, block) && bytes.Equal(hook.secrets, secrets) && hook.roots == roots && hook.proxy == p
 }
 
 // addWebhooks builds the webhooks of an app, or reuses unchanged ones of the current snapshot.
@@ -57,27 +61,39 @@ func (b *builder) newWebhook(path, app string, block config.Webhook, files *file
 	if err != nil {
 		return nil, err
 	}
+	p, err := files.proxy(path+".proxy", block.Proxy)
+	if err != nil {
+		return nil, err
+	}
 	text := []byte(block.Secret)
 	if block.SecretFile != "" {
 		if text, err = readFile(path, "secret_file", block.SecretFile); err != nil {
 			return nil, err
 		}
 	}
-	if known := b.previous.webhooks[app+"/"+block.Name]; known != nil && known.equal(block, text, roots) {
+	if known := b.previous.webhooks[app+"/"+block.Name]; known != nil && known.equal(block, text, roots, p) {
 		return known, nil
 	}
 	secrets, err := parseSecrets(text)
 	if err != nil {
 		return nil, keyError(path, "secret_file", err)
 	}
+	receiver, err := url.Parse(string(block.URL))
+	if err != nil {
+		return nil, keyError(path, "url", errors.New("is not a URL")) // without its text, which may contain a secret
+	}
+	var dial func(ctx context.Context, network, address string) (net.Conn, error)
+	if p.Use(hostPort(receiver)) { // the proxy decides what may be connected to
+		dial = p.DialContext
+	}
 	w, err := webhooks.New(webhooks.Config{
 		App: app, Name: block.Name, URL: string(block.URL), Secrets: secrets, Events: eventStatuses(block.Events), AllowedNetworks: prefixes(block.Networks),
-		RootCAs: roots.certPool(), Feed: b.storage, Checkpoints: &b.storage.checkpoints, Logger: b.log,
+		RootCAs: roots.certPool(), Dial: dial, Feed: b.storage, Checkpoints: &b.storage.checkpoints, Logger: b.log,
 	})
 	if err != nil {
 		return nil, keyError(path, "url", err)
 	}
-	return &appWebhook{Webhook: w, config: block, secrets: text, roots: roots}, nil
+	return &appWebhook{Webhook: w, config: block, secrets: text, roots: roots, proxy: p}, nil
 }
 
 // parseSecrets parses one secret per line.
