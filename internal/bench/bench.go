@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bench sends load to a gateway or to a comparable product and measures the result. The
-// load is an open loop with a fixed rate, or a closed loop with a fixed number of calls in flight.
-// Package report presents the result.
+// Package bench sends load to a gateway or to a comparable product and measures the result: package
+// load sends it, and package report presents the result.
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/internal/report"
 	"github.com/sluice-push/sluice/internal/sleep"
 )
@@ -44,15 +45,11 @@ type Config struct {
 	// Duration is the length of the measurement, by default 30 s. WarmUp is the length of the
 	// unmeasured load before it.
 	Duration, WarmUp time.Duration
-	// Timeout is how long a call waits for more of its response. DrainTimeout is how long Run waits
-	// at the end for calls in flight. The default is 30 s for both.
+	// Timeout, DrainTimeout and MaxConnections are those of load.Generator.
 	Timeout, DrainTimeout time.Duration
-	// HTTP2 makes the calls over HTTP/2, without TLS if URL is http. Calls share connections. It costs
-	// this process much more CPU time than HTTP/1.1.
+	MaxConnections        int
+	// HTTP2 makes the calls over HTTP/2. It costs this process much more CPU time than HTTP/1.1.
 	HTTP2 bool
-	// MaxConnections limits the connections of an open loop, or the calls with HTTP2. The default is 1,000. A call that is
-	// due while all are busy waits for one, and that time is part of its latency.
-	MaxConnections int
 	// Ledger and Script are the URLs of the mock's ledger and fault script. Empty means unknown:
 	// without Ledger the report has no comparison.
 	Ledger, Script string
@@ -75,25 +72,8 @@ type Process struct {
 }
 
 func (c *Config) setDefaults() {
-	set := func(d *time.Duration, to time.Duration) {
-		if *d == 0 {
-			*d = to
-		}
-	}
-	set(&c.Duration, 30*time.Second)
-	set(&c.Timeout, 30*time.Second)
-	set(&c.DrainTimeout, 30*time.Second)
-	set(&c.ProgressInterval, time.Second)
-	c.Batch = max(c.Batch, 1)
-	if c.InFlight == 0 {
-		c.InFlight = 64
-	}
-	if c.MaxConnections == 0 {
-		c.MaxConnections = 1000
-	}
-	if c.API == "" {
-		c.API = "sluice"
-	}
+	c.Duration, c.ProgressInterval = cmp.Or(c.Duration, 30*time.Second), cmp.Or(c.ProgressInterval, time.Second)
+	c.Batch, c.InFlight, c.API = cmp.Or(c.Batch, 1), cmp.Or(c.InFlight, 64), cmp.Or(c.API, "sluice")
 	if len(c.Apps) == 0 {
 		c.Apps = []string{""}
 	}
@@ -141,7 +121,10 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	interrupted := t.run(ctx)
+	interrupted, err := t.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	after, err := t.mock.acceptedCount(ctx)
@@ -161,11 +144,10 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 // loadTest is the state of one Run.
 type loadTest struct {
 	Config
-	schedule   schedule
+	generator  load.Generator
 	mock       *mock
 	faults     []report.Fault
 	recorder   *recorder
-	workers    *workerPool
 	cpuAtStart map[int]time.Duration // CPU time by process ID at the start of the measurement
 }
 
@@ -174,61 +156,46 @@ func newLoadTest(c Config) (*loadTest, error) {
 	if err != nil {
 		return nil, err
 	}
-	api, err := newAPI(&c)
-	if err != nil {
-		return nil, err
-	}
-	mix, err := c.Mix.compile(api)
+	mix, err := c.Mix.compile(c.API, c.Topic)
 	if err != nil {
 		return nil, err
 	}
 	c.Processes = append([]Process{{"bench", os.Getpid()}}, c.Processes...)
 	t := &loadTest{Config: c, mock: newMock(c.Ledger, c.Script), faults: faults, cpuAtStart: map[int]time.Duration{}}
 	start := time.Now()
-	t.schedule = schedule{start: start, duration: c.WarmUp + c.Duration, rate: c.Rate / float64(c.Batch)}
 	t.recorder = newRecorder(start.Add(c.WarmUp), c.Duration)
-	t.workers = &workerPool{loadTest: t, api: api, mix: mix, maxWorkers: c.MaxConnections}
-	if c.HTTP2 {
-		t.workers.transport = newHTTP2Transport()
+	t.recorder.warmUp = c.WarmUp
+	t.generator = load.Generator{
+		URL: c.URL, Key: c.Key, Apps: c.Apps, API: c.API, HTTP2: c.HTTP2, Append: mix.append, Rate: c.Rate, Duration: c.WarmUp + c.Duration, Batch: c.Batch,
+		MaxConnections: c.MaxConnections, Timeout: c.Timeout, DrainTimeout: c.DrainTimeout, Recorder: t.recorder, Start: start,
 	}
 	if c.Rate == 0 {
-		t.workers.maxWorkers = c.InFlight
+		t.generator.InFlight = c.InFlight
 	}
 	return t, nil
 }
 
 // run sends the load and returns when all calls have ended. It reports whether ctx ended the load
 // early.
-func (t *loadTest) run(ctx context.Context) (interrupted bool) {
-	loadCtx, stopLoad := context.WithCancel(ctx)
+func (t *loadTest) run(ctx context.Context) (interrupted bool, err error) {
+	measureCtx, stopMeasuring := context.WithCancel(ctx)
 	monitorCtx, stopMonitor := context.WithCancel(context.WithoutCancel(ctx))
-	callCtx, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelCalls()
 	var wg sync.WaitGroup
-	wg.Go(func() { t.startMeasuring(loadCtx) })
+	wg.Go(func() { t.startMeasuring(measureCtx) })
 	wg.Go(func() { t.reportProgress(monitorCtx) })
 	wg.Go(func() { t.pollStatus(monitorCtx) })
-
-	t.workers.ctx = callCtx
-	if t.Rate > 0 {
-		t.schedule.runOpenLoop(loadCtx, t.workers.submit)
-	} else {
-		t.schedule.runClosedLoop(loadCtx, t.InFlight, t.workers.runClosedLoop)
-	}
-	interrupted = ctx.Err() != nil
-	t.recorder.stop()
-	stopLoad()
-	t.workers.drain(t.DrainTimeout, cancelCalls)
+	err = t.generator.Run(ctx)
+	stopMeasuring()
 	stopMonitor()
 	wg.Wait()
 	t.mock.stopScript(len(t.Faults) > 0)
-	return interrupted
+	return ctx.Err() != nil, err
 }
 
 // startMeasuring waits for the end of the warm-up. It then records CPU times and starts the fault
 // script.
 func (t *loadTest) startMeasuring(ctx context.Context) {
-	if !sleep.For(ctx, time.Until(t.schedule.start.Add(t.WarmUp))) {
+	if !sleep.For(ctx, time.Until(t.recorder.start)) {
 		return
 	}
 	for _, p := range t.Processes {

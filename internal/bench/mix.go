@@ -12,6 +12,8 @@ import (
 	"strconv"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/sluice-push/sluice/internal/load"
 )
 
 // Mix is a weighted set of notification templates. In the strings of a template, {{n}} is replaced
@@ -128,10 +130,10 @@ const (
 	hexPlaceholder
 )
 
-func (m *Mix) compile(a api) (*compiledMix, error) {
+func (m *Mix) compile(api, topic string) (*compiledMix, error) {
 	p := new(compiledMix)
 	for _, t := range m.templates {
-		text, err := a.translate(t.Notification)
+		text, err := load.Translate(api, topic, t.Notification)
 		if err != nil {
 			return nil, fmt.Errorf("bench: %w", err)
 		}

@@ -12,16 +12,21 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/internal/report"
 )
 
 // maxLatency is the highest latency that is recorded. Higher latencies count as maxLatency.
 const maxLatency = 10 * time.Minute
 
-// recorder accumulates the figures of a run. Times count from the start of the measurement; a
-// negative due time belongs to the warm-up.
+// statusLost is the status in the report of a notification without a result.
+const statusLost = "lost"
+
+// recorder accumulates the figures of a run. Notifications that are due during the warm-up count only
+// for the comparison with the ledger.
 type recorder struct {
-	start      time.Time
+	start      time.Time     // of the measurement
+	warmUp     time.Duration // before start; due times count from its beginning
 	stepLength time.Duration
 
 	mu             sync.Mutex
@@ -103,8 +108,11 @@ func (rec *recorder) stepAt(since time.Duration) *timeStep {
 	return &rec.steps[i]
 }
 
-// recordOffered records n notifications that are due.
-func (rec *recorder) recordOffered(due time.Duration, n int) {
+var _ load.Recorder = (*recorder)(nil)
+
+// Offered records n notifications that are due.
+func (rec *recorder) Offered(_, n int, due time.Duration) {
+	due -= rec.warmUp
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.sinceSnapshot.offered += n
@@ -116,9 +124,9 @@ func (rec *recorder) recordOffered(due time.Duration, n int) {
 	rec.stepAt(due).offered += n
 }
 
-// recordSendDelay records the time from the due time of a call to its sending.
-func (rec *recorder) recordSendDelay(delay, due time.Duration) {
-	if due < 0 {
+// Sent records the time from the due time of a call to its sending.
+func (rec *recorder) Sent(due, delay time.Duration) {
+	if due < rec.warmUp {
 		return
 	}
 	rec.mu.Lock()
@@ -126,59 +134,59 @@ func (rec *recorder) recordSendDelay(delay, due time.Duration) {
 	observe(rec.sendDelay, delay)
 }
 
-// recordVerdict records a verdict that arrived at now. single says that the call had one
-// notification.
-func (rec *recorder) recordVerdict(due time.Duration, now time.Time, v *verdict, single bool) {
-	since := now.Sub(rec.start)
+// Answered records a result that arrived at now.
+func (rec *recorder) Answered(v *load.Result, now time.Time) error {
+	due, since := v.Due-rec.warmUp, now.Sub(rec.start)
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.inFlight--
-	switch v.status {
-	case statusAccepted:
+	switch v.Status {
+	case load.Accepted:
 		rec.totalAccepted++
 	case "unknown":
 		rec.totalUncertain++
 	}
 	rec.sinceSnapshot.answered++
-	rec.sinceSnapshot.verdicts[v.status]++
-	observe(rec.recentLatency, v.latency)
+	rec.sinceSnapshot.verdicts[v.Status]++
+	observe(rec.recentLatency, v.Latency)
 	if due < 0 {
-		return
+		return nil
 	}
 	rec.totals.answered++
-	rec.totals.verdicts[v.status]++
-	rec.countReason(v.status, v.reason, 1)
-	observe(rec.latency, v.latency)
-	observe(rec.stepAt(due).latency, v.latency)
+	rec.totals.verdicts[v.Status]++
+	rec.countReason(v.Status, v.Reason, 1)
+	observe(rec.latency, v.Latency)
+	observe(rec.stepAt(due).latency, v.Latency)
 	m := rec.stepAt(since)
 	m.answered++
-	m.verdicts[v.status]++
-	rec.recordAttempts(m, v, single)
+	m.verdicts[v.Status]++
+	rec.recordAttempts(m, v)
+	return nil
 }
 
 // recordAttempts records the attempts and, for a single call, the overhead. The caller holds mu.
-func (rec *recorder) recordAttempts(m *timeStep, v *verdict, single bool) {
-	overhead := v.sinceSent
-	for _, a := range v.attempts {
-		overhead -= a.duration
-		m.endpoints[a.endpoint]++
-		e := rec.endpoints[a.endpoint]
+func (rec *recorder) recordAttempts(m *timeStep, v *load.Result) {
+	overhead := v.SinceSent
+	for _, a := range v.Attempts {
+		overhead -= a.Took
+		m.endpoints[a.Endpoint]++
+		e := rec.endpoints[a.Endpoint]
 		if e == nil {
-			e = &report.Endpoint{Address: a.endpoint}
-			rec.endpoints[a.endpoint] = e
+			e = &report.Endpoint{Address: a.Endpoint}
+			rec.endpoints[a.Endpoint] = e
 		}
 		e.Attempts++
-		if a.accepted {
+		if a.Status == load.Accepted {
 			e.Accepted++
 		}
 	}
-	if single && len(v.attempts) > 0 {
+	if v.Single && len(v.Attempts) > 0 {
 		observe(rec.overhead, overhead)
 	}
 }
 
 func (rec *recorder) countReason(status, reason string, n int) {
-	if status == statusAccepted {
+	if status == load.Accepted {
 		return
 	}
 	if reason == "" {
@@ -187,8 +195,9 @@ func (rec *recorder) countReason(status, reason string, n int) {
 	rec.reasons[status+": "+reason] += n
 }
 
-// recordLost records n notifications without a verdict. Their latency counts as maxLatency.
-func (rec *recorder) recordLost(due time.Duration, n int, reason string) {
+// Lost records n notifications without a result. Their latency counts as maxLatency.
+func (rec *recorder) Lost(n int, due time.Duration, reason string) {
+	due -= rec.warmUp
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.inFlight -= n
@@ -209,8 +218,8 @@ func (rec *recorder) recordLost(due time.Duration, n int, reason string) {
 	}
 }
 
-// stop ends the measurement. Verdicts of calls in flight are still recorded.
-func (rec *recorder) stop() {
+// Ended ends the measurement. Results of calls in flight are still recorded.
+func (rec *recorder) Ended() {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.seconds = max(time.Since(rec.start).Seconds(), 0)

@@ -6,19 +6,21 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/load"
 )
 
 func recordOne(rec *recorder, due, latency time.Duration, status string) {
-	rec.recordOffered(due, 1)
-	rec.recordVerdict(due, rec.start.Add(due+latency), &verdict{status: status, latency: latency, sinceSent: latency,
-		attempts: []attempt{{endpoint: "192.0.2.1:443", accepted: status == statusAccepted, duration: latency / 2}}}, true)
+	rec.Offered(0, 1, due)
+	_ = rec.Answered(&load.Result{Status: status, Due: due, Latency: latency, SinceSent: latency, Single: true,
+		Attempts: []load.Attempt{{Endpoint: "192.0.2.1:443", Status: status, Took: latency / 2}}}, rec.start.Add(due+latency))
 }
 
 func TestLatencyIsRecordedAtTheScheduledTime(t *testing.T) {
 	rec := newRecorder(time.Unix(1000, 0), 12*time.Second)
-	recordOne(rec, 0, 50*time.Millisecond, statusAccepted)
-	recordOne(rec, 10*time.Millisecond, 990*time.Millisecond, statusAccepted)
-	rec.stop()
+	recordOne(rec, 0, 50*time.Millisecond, load.Accepted)
+	recordOne(rec, 10*time.Millisecond, 990*time.Millisecond, load.Accepted)
+	rec.Ended()
 	r := rec.report()
 	if r.Step != 0.1 || len(r.Timeline) != 11 {
 		t.Fatalf("%d steps of %g s", len(r.Timeline), r.Step)
@@ -31,9 +33,9 @@ func TestLatencyIsRecordedAtTheScheduledTime(t *testing.T) {
 
 func TestWarmUpCountsOnlyForTheLedger(t *testing.T) {
 	rec := newRecorder(time.Unix(1000, 0), time.Second)
-	recordOne(rec, -time.Second, time.Hour, statusAccepted)
-	rec.recordOffered(-time.Second, 1)
-	rec.recordLost(-time.Second, 1, "no answer")
+	recordOne(rec, -time.Second, time.Hour, load.Accepted)
+	rec.Offered(0, 1, -time.Second)
+	rec.Lost(1, -time.Second, "no answer")
 	recordOne(rec, 0, time.Millisecond, "refused")
 	r := rec.report()
 	if r.Offered != 1 || r.Answered != 1 || r.Lost != 0 || r.Latency.Max > 1.001 || rec.totalAccepted != 1 || rec.inFlight != 0 {
@@ -47,10 +49,10 @@ func TestWarmUpCountsOnlyForTheLedger(t *testing.T) {
 func TestLostCountsAsMaxLatency(t *testing.T) {
 	rec := newRecorder(time.Unix(1000, 0), time.Second)
 	for range 98 {
-		recordOne(rec, 0, time.Millisecond, statusAccepted)
+		recordOne(rec, 0, time.Millisecond, load.Accepted)
 	}
-	rec.recordOffered(0, 2)
-	rec.recordLost(0, 2, "no connection")
+	rec.Offered(0, 2, 0)
+	rec.Lost(2, 0, "no connection")
 	r := rec.report()
 	if r.Lost != 2 || r.Verdicts[statusLost] != 2 || r.Latency.P90 > 1.001 || r.Latency.P99 < maxLatency.Seconds()*999 {
 		t.Errorf("%+v", r)
@@ -60,7 +62,7 @@ func TestLostCountsAsMaxLatency(t *testing.T) {
 func TestPercentilesAndBuckets(t *testing.T) {
 	rec := newRecorder(time.Unix(1000, 0), time.Second)
 	for i := range 1000 {
-		recordOne(rec, 0, time.Duration(i+1)*time.Millisecond, statusAccepted)
+		recordOne(rec, 0, time.Duration(i+1)*time.Millisecond, load.Accepted)
 	}
 	r := rec.report()
 	for _, c := range []struct{ got, want float64 }{{r.Latency.P50, 500}, {r.Latency.P90, 900}, {r.Latency.P99, 990}, {r.Latency.P999, 999}, {r.Latency.Max, 1000}, {r.Latency.Mean, 500.5}, {r.Overhead.P50, 250}} {

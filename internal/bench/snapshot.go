@@ -38,7 +38,7 @@ func (t *loadTest) reportProgress(ctx context.Context) {
 	for last := time.Now(); sleep.For(ctx, t.ProgressInterval); {
 		now := time.Now()
 		s := t.recorder.snapshot(now.Sub(last))
-		s.Elapsed, s.WarmUp, s.Total = now.Sub(t.schedule.start), t.WarmUp, t.schedule.duration
+		s.Elapsed, s.WarmUp, s.Total = now.Sub(t.recorder.start)+t.WarmUp, t.WarmUp, t.WarmUp+t.Duration
 		t.OnProgress(s)
 		last = now
 	}

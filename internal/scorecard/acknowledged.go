@@ -12,10 +12,10 @@ import (
 	"net/http"
 	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -30,9 +30,6 @@ type acknowledged struct {
 // and lane that a crash can interrupt.
 const queueInFlight = 512
 
-// noTimeoutClient has no timeout, so a call waits until the gateway responds or is killed.
-var noTimeoutClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
-
 // enqueue sends count notifications in one asynchronous batch call and records the receipts that
 // arrive. An error says why some are missing. Every second notification has on_unknown set to
 // always.
@@ -42,42 +39,25 @@ func (s *scenario) enqueue(g *gateway, p *acknowledged, count int) (queued int, 
 
 // enqueueAt is enqueue for notifications that are due at a time, or immediately if it is zero.
 func (s *scenario) enqueueAt(g *gateway, p *acknowledged, count int, due time.Time) (queued int, err error) {
-	var lines strings.Builder
-	for i := range count {
+	results, err := s.generator(g, load.Generator{Stream: true, Async: true, Count: count}, func(i int) *push.Notification {
 		n := apnsNotification(i)
 		n.SendAt = due
 		if i%2 == 0 {
 			n.OnUnknown = push.RepeatAlways
 		}
-		text, err := json.Marshal(n)
-		s.noError(err)
-		lines.Write(append(text, '\n'))
-	}
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.baseURL()+"/v1/apps/"+shopApp+"/notifications/batch", strings.NewReader(lines.String()))
-	s.noError(err)
-	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Content-Type": "application/x-ndjson", "Prefer": "respond-async"} {
-		request.Header.Set(name, value)
-	}
-	resp, err := noTimeoutClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusAccepted {
-		return 0, fmt.Errorf("the response to the batch is %s", resp.Status)
-	}
-	for decoder := json.NewDecoder(resp.Body); queued < count; {
-		var receipt batchReceipt
-		if err := decoder.Decode(&receipt); err != nil {
-			return queued, err
+		return n
+	}).Collect(s.ctx)
+	for i := range results.Samples {
+		switch end := &results.Samples[i]; end.Status {
+		case "queued", "scheduled":
+			p.add(end.ID, i%2 == 0)
+			queued++
+		case load.Lost:
+		default:
+			err = cmp.Or(err, fmt.Errorf("the receipt of an item has status %s, reason %s", end.Status, end.Reason))
 		}
-		if receipt.Status != "queued" && receipt.Status != "scheduled" || receipt.Index == nil {
-			return queued, fmt.Errorf("the receipt of an item has status %s, reason %s", receipt.Status, receipt.Reason)
-		}
-		p.add(receipt.ID, *receipt.Index%2 == 0)
-		queued++
 	}
-	return queued, nil
+	return queued, err
 }
 
 func (p *acknowledged) add(id string, repeatable bool) {
@@ -170,19 +150,11 @@ func (s *scenario) awaitEnd(g *gateway, id string, limit time.Time) (status stri
 
 // fetchStatus returns the status of a notification, or "" if the gateway does not respond.
 func (s *scenario) fetchStatus(g *gateway, id string) string {
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, g.baseURL()+"/v1/apps/"+shopApp+"/notifications/"+id, nil)
-	s.noError(err)
-	request.Header.Set("Authorization", "Bearer "+key)
-	resp, err := noTimeoutClient.Do(request)
+	resp, err := s.do(s.request(http.MethodGet, g.baseURL()+notificationsPath(shopApp)+"/"+id, nil))
 	if err != nil {
 		return ""
 	}
-	defer func() { _ = resp.Body.Close() }()
-	var receipt batchReceipt
-	if json.NewDecoder(resp.Body).Decode(&receipt) != nil {
-		return ""
-	}
-	return receipt.Status
+	return resp.receipt.Status
 }
 
 // runAudit runs gateway audit and returns the number of notifications that it reports as lost, and the

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -30,14 +31,6 @@ func mixedBatch(s *scenario) {
 	}
 }
 
-// batchReceipt is one receipt of a batch.
-type batchReceipt struct {
-	ID     string
-	Index  *int
-	Status string
-	Reason string
-}
-
 // batchToken returns the device token of item i.
 func batchToken(i int) string {
 	if i == unregistered {
@@ -56,8 +49,7 @@ func (s *scenario) batchBody(contentType string) []byte {
 		if i == huge {
 			n.Data = oneMiBData()
 		}
-		text, err := json.Marshal(n)
-		s.noError(err)
+		text := encode(n)
 		if i == malformed {
 			text = map[string][]byte{"application/x-ndjson": text[:len(text)/2], "application/json": []byte(`"a text"`)}[contentType]
 		}
@@ -80,22 +72,21 @@ func oneMiBData() map[string]string {
 }
 
 // sendBatch makes the call and returns its receipts.
-func (s *scenario) sendBatch(g *gateway, contentType string, body []byte) (receipts []batchReceipt) {
-	resp, err := g.postBody("/v1/apps/"+shopApp+"/notifications/batch", contentType, body)
+func (s *scenario) sendBatch(g *gateway, contentType string, body []byte) (receipts []receipt) {
+	resp, err := s.do(s.request(http.MethodPost, g.baseURL()+notificationsPath(shopApp)+"/batch", body, "Content-Type", contentType))
 	s.noError(err)
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		s.Fatalf("the response to the batch is %s", resp.Status)
+	if resp.code != http.StatusOK {
+		s.Fatalf("the response to the batch is %d", resp.code)
 	}
-	for decoder := json.NewDecoder(resp.Body); decoder.More(); {
-		var receipt batchReceipt
+	for decoder := json.NewDecoder(bytes.NewReader(resp.body)); decoder.More(); {
+		var receipt receipt
 		s.noError(decoder.Decode(&receipt))
 		receipts = append(receipts, receipt)
 	}
 	return receipts
 }
 
-func (s *scenario) checkBatch(m *mockprovider.Mock, contentType string, receipts []batchReceipt) {
+func (s *scenario) checkBatch(m *mockprovider.Mock, contentType string, receipts []receipt) {
 	sentTo := map[string]string{}
 	for _, e := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
 		sentTo[strings.ToLower(e.ID)] = e.Token

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 )
@@ -21,13 +21,11 @@ import (
 // clientLoad simulates the backend of an app in one zone. It makes single calls with the Go client
 // on a fixed schedule.
 type clientLoad struct {
+	*loadRun // after start
 	scenario *scenario
 	client   *client.Client
-	started  time.Time
-	done     chan struct{}
 
 	mu            sync.Mutex
-	results       load.Results
 	gatewaysTried []int // by notification, if more than one gateway was tried or none responded
 	events        []pool.Event
 }
@@ -39,21 +37,27 @@ func (s *scenario) newClientLoad(zone string, gateways []*gateway) *clientLoad {
 		urls = append(urls, g.baseURL())
 	}
 	c := &clientLoad{scenario: s}
-	opened, err := client.Open(client.Config{Gateways: urls, App: shopApp, Key: key, Zone: zone, Logger: s.newLogger("client-" + zone), Observe: func(e pool.Event) {
+	c.client = s.openClient(client.Config{Gateways: urls, Zone: zone, Logger: s.newLogger("client-" + zone), Observe: func(e pool.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.events = append(c.events, e)
 	}})
-	s.noError(err)
-	s.Cleanup(func() { _ = opened.Close() })
-	c.client = opened
 	s.eventually("waiting for connections to all gateways", 15*time.Second, func() bool {
 		live := 0
-		for _, e := range opened.Status().Endpoints {
+		for _, e := range c.client.Status().Endpoints {
 			live += min(e.Connections, 1)
 		}
 		return live == len(gateways)
 	})
+	return c
+}
+
+// openClient opens a client for the app shopApp, which closes at the end of the row.
+func (s *scenario) openClient(cfg client.Config) *client.Client {
+	cfg.App, cfg.Key = shopApp, key
+	c, err := client.Open(cfg)
+	s.noError(err)
+	s.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
@@ -71,49 +75,14 @@ func (s *scenario) newLogger(name string) *slog.Logger {
 // start starts rate calls per second for the given duration.
 func (c *clientLoad) start(rate float64, duration time.Duration, newNotification func(int) *push.Notification) {
 	n := int(rate * duration.Seconds())
-	c.started, c.done = time.Now(), make(chan struct{})
-	c.results = load.Results{Started: c.started, Samples: make(load.Samples, n)}
 	c.gatewaysTried = make([]int, n)
-	ctx, cancel := context.WithCancel(c.scenario.ctx)
-	go func() {
-		defer close(c.done)
-		var wg sync.WaitGroup
-		for i := range n {
-			due := time.Duration(float64(i) / rate * float64(time.Second))
-			select {
-			case <-time.After(time.Until(c.started.Add(due))):
-			case <-ctx.Done():
-			}
-			wg.Go(func() { c.send(ctx, i, due, newNotification(i)) })
+	c.loadRun = c.scenario.run(load.Generator{Rate: rate, Count: n, Send: func(ctx context.Context, i int) load.Result {
+		receipt, err := c.client.Send(ctx, newNotification(i))
+		if problem, ok := errors.AsType[*client.Error](err); ok {
+			c.gatewaysTried[i] = len(problem.Attempts)
 		}
-		wg.Wait()
-	}()
-	c.scenario.Cleanup(func() {
-		cancel()
-		<-c.done
-	})
-}
-
-func (c *clientLoad) send(ctx context.Context, i int, due time.Duration, n *push.Notification) {
-	receipt, err := c.client.Send(ctx, n)
-	s := load.Sample{ID: receipt.ID, Due: due, Latency: time.Since(c.started) - due, Status: string(receipt.Status()), Reason: receipt.Reason}
-	if problem, ok := errors.AsType[*client.Error](err); ok {
-		c.gatewaysTried[i] = len(problem.Attempts)
-	}
-	c.results.Samples[i] = s
-}
-
-// waitUntil waits until d after the start of the load.
-func (c *clientLoad) waitUntil(d time.Duration) { c.scenario.sleep(time.Until(c.started.Add(d))) }
-
-// wait waits for the end of the load and returns its results.
-func (c *clientLoad) wait() load.Results {
-	select {
-	case <-c.done:
-	case <-c.scenario.ctx.Done():
-		c.scenario.Fatalf("the calls did not end: %v", c.scenario.ctx.Err())
-	}
-	return c.results
+		return load.Result{ID: []byte(receipt.ID), Status: string(receipt.Status()), Reason: receipt.Reason}
+	}})
 }
 
 // abandonedAfter returns the time from the fault until the client has stopped using all of these

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -93,7 +93,7 @@ func gracefulGoAway(s *scenario) {
 
 // startBurst offers n notifications at once.
 func (s *scenario) startBurst(g *gateway, n int) *loadRun {
-	return s.startLoad(g, load.Generator{Count: n, NewNotification: apnsNotification})
+	return s.startLoad(g, load.Generator{Count: n}, apnsNotification)
 }
 
 // measureHandshakes returns the time that this machine needs for as many simultaneous handshakes as

@@ -3,23 +3,20 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/client"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -133,11 +130,7 @@ func (c *keyedCallers) newNotification() *push.Notification {
 // happened.
 func (c *keyedCallers) repeatSingles(caller int, async bool) {
 	for call := 0; !c.isStopped(); call++ {
-		body, err := json.Marshal(c.newNotification())
-		if err != nil {
-			c.fail("%v", err)
-			return
-		}
+		body := encode(c.newNotification())
 		name := fmt.Sprintf("caller-%d-%d", caller, call)
 		for began := time.Now(); !c.tryCall(body, name, async); {
 			if c.ctx.Err() != nil || c.isStopped() && time.Since(began) > 2*time.Minute {
@@ -151,32 +144,20 @@ func (c *keyedCallers) repeatSingles(caller int, async bool) {
 
 // tryCall makes a call and reports whether the response is final.
 func (c *keyedCallers) tryCall(body []byte, name string, async bool) (final bool) {
-	ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.address+"/v1/apps/"+shopApp+"/notifications", bytes.NewReader(body))
-	if err != nil {
-		c.fail("%v", err)
-		return true
-	}
-	request.Header.Set("Authorization", "Bearer "+key)
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Idempotency-Key", name)
+	request := c.request(http.MethodPost, "http://"+c.address+notificationsPath(shopApp), body, "Idempotency-Key", name)
 	if async {
 		request.Header.Set("Prefer", "respond-async")
 	}
-	response, err := noTimeoutClient.Do(request)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	switch response.StatusCode {
+	ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
+	defer cancel()
+	response, err := c.do(request.WithContext(ctx))
+	switch response.code {
 	case http.StatusOK, http.StatusAccepted, http.StatusGatewayTimeout: // 504: its result is unknown
 		return err == nil
-	case http.StatusConflict, http.StatusServiceUnavailable, http.StatusTooManyRequests:
+	case 0, http.StatusConflict, http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		return false
 	default:
-		c.fail("status %d: %s", response.StatusCode, text)
+		c.fail("status %d: %s", response.code, response.body)
 		return true
 	}
 }
@@ -189,12 +170,7 @@ func (c *keyedCallers) sendFiles() {
 	for run := 0; !c.isStopped(); run++ {
 		var lines bytes.Buffer
 		for range linesPerFile {
-			text, err := json.Marshal(c.newNotification())
-			if err != nil {
-				c.fail("%v", err)
-				return
-			}
-			lines.Write(append(text, '\n'))
+			lines.Write(append(encode(c.newNotification()), '\n'))
 		}
 		name := filepath.Join(c.tempDir, fmt.Sprintf("%s-campaign-%d.ndjson", c.ID, run))
 		if err := os.WriteFile(name, lines.Bytes(), 0o600); err != nil {
@@ -217,24 +193,16 @@ func (c *keyedCallers) sendFiles() {
 // queue or sent. It reads the feed from the oldest event until no event arrives for some seconds.
 func (g *gateway) endedAsUnknown() (ids map[string]bool) {
 	s := g.scenario
+	events := s.openClient(client.Config{Gateways: []string{g.baseURL()}})
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, g.baseURL()+"/v1/apps/"+shopApp+"/events?after=oldest&type=unknown", nil)
-	s.noError(err)
-	request.Header.Set("Authorization", "Bearer "+key)
-	response, err := noTimeoutClient.Do(request)
-	s.noError(err)
-	defer func() { _ = response.Body.Close() }()
 	idle := time.AfterFunc(5*time.Second, cancel)
 	ids = map[string]bool{}
-	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
-		idle.Reset(5 * time.Second)
-		data, ok := strings.CutPrefix(lines.Text(), "data: ")
-		var e struct {
-			ID      string
-			Receipt struct{ Reason string }
+	for e, err := range events.Events(ctx, "oldest", push.StatusUnknown) {
+		if err != nil && ctx.Err() == nil {
+			s.Fatalf("the events: %v", err)
 		}
-		if ok && json.Unmarshal([]byte(data), &e) == nil && e.Receipt.Reason != push.ReasonNotStored {
+		if idle.Reset(5 * time.Second); err == nil && e.Receipt != nil && e.Receipt.Reason != push.ReasonNotStored {
 			ids[e.ID] = true
 		}
 	}

@@ -61,7 +61,7 @@ func (s *scenario) startWithoutToken(fault, healthy mockprovider.Fault) {
 	fcm, err := g.sendOne(shopApp, fcmNotification(0))
 	s.noError(err)
 	s.expect("started without a token: APNs", fmt.Sprint(apns.code), apns.code == http.StatusOK)
-	fcmResult := fmt.Sprintf("%d %s", fcm.code, fcm.problem.Receipt.Reason)
+	fcmResult := fmt.Sprintf("%d %s", fcm.code, fcm.receipt.Reason)
 	s.expect("FCM", fcmResult, fcmResult == "503 OAUTH_UNAVAILABLE")
 	s.expectZero("exchanges before the backoff", requestTimes(m, mockprovider.OAuth).refused.beforeBackoff())
 }

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -53,7 +53,7 @@ func deadAddresses(s *scenario) {
 	g := s.startGatewayWith(poolSize-2, fmt.Sprintf("dns: {servers: ['%s']}", server.addr), apps...)
 	for _, service := range services {
 		count := int(loadRate / 4 * (warmUp + duration).Seconds())
-		service.run = s.startLoad(g, load.Generator{App: service.name, Rate: loadRate / 4, Count: count, NewNotification: apnsNotification})
+		service.run = s.startLoad(g, load.Generator{Apps: []string{service.name}, Rate: loadRate / 4, Count: count}, apnsNotification)
 	}
 	services[0].run.waitUntil(warmUp)
 	faultStart := time.Now()

@@ -6,7 +6,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -287,20 +286,12 @@ func fillDisk(name string, remaining uint64) error {
 
 // sendAsync sends one asynchronous notification and records it if it is queued.
 func (q *diskQueue) sendAsync(s *scenario, g *gateway) (code int, retryAfter string) {
-	body := strings.NewReader(`{"platform":"apns","token":"` + apnsNotification(0).Token + `","title":"Hi"}`)
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.baseURL()+"/v1/apps/"+shopApp+"/notifications", body)
+	resp, err := s.do(s.request(http.MethodPost, g.baseURL()+notificationsPath(shopApp), encode(apnsNotification(0)), "Prefer", "respond-async"))
 	s.noError(err)
-	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Content-Type": "application/json", "Prefer": "respond-async"} {
-		request.Header.Set(name, value)
+	if resp.code == http.StatusAccepted {
+		q.add(resp.receipt.ID, false)
 	}
-	resp, err := noTimeoutClient.Do(request)
-	s.noError(err)
-	defer func() { _ = resp.Body.Close() }()
-	var receipt batchReceipt
-	if json.NewDecoder(resp.Body).Decode(&receipt) == nil && resp.StatusCode == http.StatusAccepted {
-		q.add(receipt.ID, false)
-	}
-	return resp.StatusCode, resp.Header.Get("Retry-After")
+	return resp.code, resp.retryAfter
 }
 
 // disk is a separate file system.

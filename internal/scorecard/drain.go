@@ -3,10 +3,7 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -16,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -38,9 +35,9 @@ func (s *scenario) drainUnderFullLoad() {
 		Endpoints: poolSize, Streams: mockprovider.Streams{Start: 2 * count / poolSize, Max: 2 * count / poolSize},
 	})
 	g := s.startAPNsGateway(m, fmt.Sprintf("  in_flight: %d\npool: {in_flight: %d}\nretry: {attempt_timeout: 20s}", 2*count, 2*count/poolSize))
-	s.startLoad(g, load.Generator{Count: 100, NewNotification: apnsNotification}).wait() // the first request on each connection is sent alone
+	s.startLoad(g, load.Generator{Count: 100}, apnsNotification).wait() // the first request on each connection is sent alone
 	s.playFaults(m, mockprovider.Fault{Service: mockprovider.APNs, Delay: 10 * time.Second})
-	run := s.startLoad(g, load.Generator{Count: count, NewNotification: apnsNotification})
+	run := s.startLoad(g, load.Generator{Count: count}, apnsNotification)
 	maxInFlight := 0
 	s.eventually("waiting until all are in flight", time.Minute, func() bool {
 		maxInFlight = max(maxInFlight, g.status().inFlight())
@@ -213,37 +210,25 @@ func (s *scenario) startTraffic(b *loadBalancer) *traffic {
 func (t *traffic) call(s *scenario, b *loadBalancer, i int) {
 	t.calls.Add(1)
 	g := b.next()
-	body, err := json.Marshal(apnsNotification(i))
-	if g == nil || err != nil {
+	if g == nil {
 		t.connErrors.Add(1)
 		return
 	}
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.baseURL()+"/v1/apps/"+shopApp+"/notifications", bytes.NewReader(body))
-	if err != nil {
-		t.connErrors.Add(1)
-		return
-	}
-	request.Header.Set("Authorization", "Bearer "+key)
-	request.Header.Set("Content-Type", "application/json")
+	request, want := s.request(http.MethodPost, g.baseURL()+notificationsPath(shopApp), encode(apnsNotification(i))), http.StatusOK
 	request.GetBody = nil // otherwise the client retries after a lost connection
-	want := http.StatusOK
 	if i%2 == 0 {
 		want = http.StatusAccepted
 		request.Header.Set("Prefer", "respond-async")
 	}
-	resp, err := noTimeoutClient.Do(request)
-	if err != nil {
+	resp, err := s.do(request)
+	switch {
+	case err != nil && resp.code == 0:
 		t.connErrors.Add(1)
-		return
-	}
-	defer func() { _ = resp.Body.Close() }()
-	var receipt batchReceipt
-	text, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != want || json.Unmarshal(text, &receipt) != nil {
+	case err != nil || resp.code != want || resp.receipt.ID == "":
 		t.otherAnswers.Add(1)
-		return
+	default:
+		t.add(resp.receipt.ID, false)
 	}
-	t.add(receipt.ID, false)
 }
 
 // startCluster starts a NATS cluster of three servers, each a process of this binary, and returns

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -19,13 +19,13 @@ func expiredTokens(s *scenario) {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Streams: mockprovider.Streams{ShrinkOn4xx: true, Strict: true}})
 	g := s.startAPNsGateway(m, "")
 	count, from := int(loadRate*(beforeFault+faultDuration).Seconds()), int(loadRate*beforeFault.Seconds())
-	run := s.startLoad(g, load.Generator{Rate: loadRate, Count: count, NewNotification: func(i int) *push.Notification {
+	run := s.startLoad(g, load.Generator{Rate: loadRate, Count: count}, func(i int) *push.Notification {
 		n := apnsNotification(i)
 		if expired := i >= from && i%expiredEvery == 0; expired {
 			n.Token = fmt.Sprintf("dead0001%056x", i/expiredEvery%expiredCount)
 		}
 		return n
-	}})
+	})
 	results := run.wait()
 	faultStart := results.Started.Add(beforeFault)
 	before := results.Between(results.Started.Add(warmUp), faultStart)

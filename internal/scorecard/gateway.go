@@ -287,15 +287,9 @@ var httpClient = &http.Client{Timeout: time.Minute, Transport: &http.Transport{M
 // status fetches the status of the gateway. It returns an empty status if the gateway does not
 // respond.
 func (g *gateway) status() (s status) {
-	request, err := http.NewRequest(http.MethodGet, g.baseURL()+"/v1/status", nil)
-	g.scenario.noError(err)
-	request.Header.Set("Authorization", "Bearer "+key)
-	resp, err := httpClient.Do(request)
-	if err != nil {
-		return s
+	if resp, err := g.scenario.do(g.scenario.request(http.MethodGet, g.baseURL()+"/v1/status", nil)); err == nil {
+		_ = json.Unmarshal(resp.body, &s)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	_ = json.NewDecoder(resp.Body).Decode(&s)
 	return s
 }
 
@@ -322,43 +316,59 @@ func (s status) minLive() int {
 	return lowest
 }
 
-// response is the response to a call with a single notification.
+// receipt holds the fields of a receipt that the rows use.
+type receipt struct {
+	ID     string
+	Index  *int
+	Status string
+	Reason string
+}
+
+// response is the response to a call.
 type response struct {
 	code       int
 	retryAfter string
-	problem    struct {
-		Receipt struct{ Status, Reason string }
-	}
+	body       []byte
+	receipt    receipt // also that in a problem; empty for several
 }
 
-// sendOne sends one notification with a single call.
-func (g *gateway) sendOne(app string, n *push.Notification) (v response, err error) {
-	body, err := json.Marshal(n)
-	if err != nil {
-		return v, err
+func notificationsPath(app string) string { return "/v1/apps/" + app + "/notifications" }
+
+// request returns a request to the API, with pairs of a header field and its value.
+func (s *scenario) request(method, url string, body []byte, header ...string) *http.Request {
+	request, err := http.NewRequestWithContext(s.ctx, method, url, bytes.NewReader(body))
+	s.noError(err)
+	request.Header.Set("Authorization", "Bearer "+key)
+	request.Header.Set("Content-Type", "application/json")
+	for pair := range slices.Chunk(header, 2) {
+		request.Header.Set(pair[0], pair[1])
 	}
-	resp, err := g.postBody("/v1/apps/"+app+"/notifications", "application/json", body)
+	return request
+}
+
+// do makes a call. It can be called from any goroutine.
+func (s *scenario) do(request *http.Request) (v response, err error) {
+	resp, err := httpClient.Do(request)
 	if err != nil {
 		return v, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	v.code, v.retryAfter = resp.StatusCode, resp.Header.Get("Retry-After")
-	text, err := io.ReadAll(resp.Body) // reading to the end makes the connection reusable
-	if err == nil && v.code != http.StatusOK {
-		err = json.Unmarshal(text, &v.problem)
+	if v.body, err = io.ReadAll(resp.Body); err != nil {
+		return v, err
 	}
-	return v, err
+	var problem struct{ Receipt *receipt }
+	if json.Unmarshal(v.body, &problem) == nil && problem.Receipt != nil {
+		v.receipt = *problem.Receipt
+	} else {
+		_ = json.Unmarshal(v.body, &v.receipt) // not the body of a batch or of a status
+	}
+	return v, nil
 }
 
-// postBody sends a POST request to the API.
-func (g *gateway) postBody(path, contentType string, body []byte) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(g.scenario.ctx, http.MethodPost, g.baseURL()+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Authorization", "Bearer "+key)
-	request.Header.Set("Content-Type", contentType)
-	return httpClient.Do(request)
+// sendOne sends one notification with a single call.
+func (g *gateway) sendOne(app string, n *push.Notification) (response, error) {
+	return g.scenario.do(g.scenario.request(http.MethodPost, g.baseURL()+notificationsPath(app), encode(n)))
 }
 
 // ready reports whether /readyz responds with 200.

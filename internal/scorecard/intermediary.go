@@ -3,20 +3,18 @@
 package main
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -153,27 +151,13 @@ func (s *scenario) countUnaccepted(g *gateway, ids []string, limit time.Time) (n
 
 // enqueueAll queues count notifications in one call and returns their IDs.
 func (s *scenario) enqueueAll(g *gateway, count int, newNotification func(int) *push.Notification) (ids []string) {
-	var lines bytes.Buffer
-	for i := range count {
-		text, err := json.Marshal(newNotification(1_000_000 + i))
-		s.noError(err)
-		lines.Write(append(text, '\n'))
-	}
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.baseURL()+"/v1/apps/"+shopApp+"/notifications/batch", &lines)
+	results, err := s.generator(g, load.Generator{Stream: true, Async: true, Count: count}, func(i int) *push.Notification { return newNotification(1_000_000 + i) }).Collect(s.ctx)
 	s.noError(err)
-	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Content-Type": "application/x-ndjson", "Prefer": "respond-async"} {
-		request.Header.Set(name, value)
-	}
-	resp, err := noTimeoutClient.Do(request)
-	s.noError(err)
-	defer func() { _ = resp.Body.Close() }()
-	for decoder := json.NewDecoder(resp.Body); len(ids) < count; {
-		var receipt batchReceipt
-		s.noError(decoder.Decode(&receipt))
-		if receipt.Status != "queued" {
-			s.Fatalf("the receipt of an item has status %s, reason %s", receipt.Status, receipt.Reason)
+	for _, n := range results.Samples {
+		if n.Status != "queued" {
+			s.Fatalf("the receipt of an item has status %s, reason %s", n.Status, n.Reason)
 		}
-		ids = append(ids, receipt.ID)
+		ids = append(ids, n.ID)
 	}
 	return ids
 }

@@ -4,10 +4,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -89,20 +90,41 @@ type loadRun struct {
 
 // offerRate starts to offer rate notifications per second for the given duration.
 func (s *scenario) offerRate(g *gateway, rate float64, duration time.Duration, newNotification func(int) *push.Notification) *loadRun {
-	return s.startLoad(g, load.Generator{Rate: rate, Count: int(rate * duration.Seconds()), NewNotification: newNotification})
+	return s.startLoad(g, load.Generator{Rate: rate, Count: int(rate * duration.Seconds())}, newNotification)
 }
 
-// startLoad starts a load. The default app is shopApp.
-func (s *scenario) startLoad(g *gateway, l load.Generator) *loadRun {
-	l.URL, l.Key = g.baseURL(), key
-	if l.App == "" {
-		l.App = shopApp
+// startLoad starts a load of one streamed batch. The default app is shopApp.
+func (s *scenario) startLoad(g *gateway, l load.Generator, newNotification func(int) *push.Notification) *loadRun {
+	l.Stream = true
+	return s.run(s.generator(g, l, newNotification))
+}
+
+// generator returns a generator of load for a gateway.
+func (s *scenario) generator(g *gateway, l load.Generator, newNotification func(int) *push.Notification) load.Generator {
+	l.URL, l.Key, l.Timeout = g.baseURL(), key, 10*time.Minute
+	if l.Apps == nil {
+		l.Apps = []string{shopApp}
 	}
+	l.Append = func(b []byte, i int) []byte { return append(b, encode(newNotification(i))...) }
+	return l
+}
+
+// encode returns a notification as JSON.
+func encode(n *push.Notification) []byte {
+	text, err := json.Marshal(n)
+	if err != nil {
+		panic(err) // no notification of a row has raw JSON, which alone can be invalid
+	}
+	return text
+}
+
+// run runs a generator in the background.
+func (s *scenario) run(l load.Generator) *loadRun {
 	run := &loadRun{scenario: s, started: time.Now(), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(s.ctx)
 	go func() {
 		defer close(run.done)
-		run.results, run.err = l.Run(ctx)
+		run.results, run.err = l.Collect(ctx)
 	}()
 	s.Cleanup(func() {
 		cancel()

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 )

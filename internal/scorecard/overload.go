@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"sync"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -40,8 +39,8 @@ const noisyApp = "noisy"
 // always waiting.
 func (s *scenario) measureCapacity(g *gateway, window int) float64 {
 	const count = 4000
-	s.startLoad(g, load.Generator{Count: count / 4, Window: window, NewNotification: apnsNotification}).wait() // warms up the process
-	results := s.startLoad(g, load.Generator{Count: count, Window: window, NewNotification: apnsNotification}).wait()
+	s.startLoad(g, load.Generator{Count: count / 4, InFlight: window}, apnsNotification).wait() // warms up the process
+	results := s.startLoad(g, load.Generator{Count: count, InFlight: window}, apnsNotification).wait()
 	var end time.Duration
 	for _, sample := range results.Samples {
 		end = max(end, sample.Due+sample.Latency)
@@ -96,49 +95,18 @@ func (s *scenario) checkNoisyNeighbor(g *gateway, capacity float64) {
 	s.expectZero("not accepted for the other app", s.countNotAccepted(quietResults.Samples))
 }
 
-// calls are single calls on a fixed schedule.
-type calls struct {
-	*loadRun
-	responses []response
-}
-
-// startCalls starts rate calls per second for the given duration.
-func (s *scenario) startCalls(g *gateway, app string, rate float64, duration time.Duration, newNotification func(int) *push.Notification) *calls {
-	count := int(rate * duration.Seconds())
-	c := &calls{loadRun: &loadRun{scenario: s, started: time.Now(), done: make(chan struct{})}, responses: make([]response, count)}
-	c.results = load.Results{Started: c.started, Samples: make(load.Samples, count)}
-	go func() {
-		defer close(c.done)
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		for i := range count {
-			due := time.Duration(float64(i) / rate * float64(time.Second))
-			time.Sleep(time.Until(c.started.Add(due)))
-			wg.Go(func() { c.callOnce(g, app, i, due, newNotification(i)) })
-		}
-	}()
-	s.Cleanup(func() { <-c.done })
-	return c
-}
-
-func (c *calls) callOnce(g *gateway, app string, i int, due time.Duration, n *push.Notification) {
-	resp, err := g.sendOne(app, n)
-	sample := load.Sample{Due: due, Latency: time.Since(c.started) - due, Status: "accepted"}
-	if err != nil || resp.code != http.StatusOK {
-		sample.Status, sample.Reason = fmt.Sprint(resp.code), resp.problem.Receipt.Reason
-	}
-	c.results.Samples[i], c.responses[i] = sample, resp
+// startCalls starts rate single calls per second for the given duration.
+func (s *scenario) startCalls(g *gateway, app string, rate float64, duration time.Duration, newNotification func(int) *push.Notification) *loadRun {
+	l := load.Generator{Apps: []string{app}, Rate: rate, Count: int(rate * duration.Seconds()), MaxConnections: 10_000}
+	return s.run(s.generator(g, l, newNotification))
 }
 
 // invalidRejections counts the responses that are neither 200 nor 429 or 503 with Retry-After.
-func (c *calls) invalidRejections() (n int) {
-	for _, resp := range c.responses {
-		rejected := resp.code == http.StatusTooManyRequests || resp.code == http.StatusServiceUnavailable
-		if resp.code != http.StatusOK && (!rejected || resp.retryAfter == "") {
-			n++
-		}
-	}
-	return n
+func (l *loadRun) invalidRejections() int {
+	return l.results.Samples.Count(func(sample *load.Sample) bool {
+		rejected := sample.HTTPStatus == http.StatusTooManyRequests || sample.HTTPStatus == http.StatusServiceUnavailable
+		return sample.HTTPStatus != http.StatusOK && (!rejected || sample.RetryAfter == "")
+	})
 }
 
 // maxMemory returns the peak resident memory of the gateway in bytes. It needs Linux.

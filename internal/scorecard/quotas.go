@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -74,7 +74,7 @@ func campaign(s *scenario) {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(granted)})
 	g := s.startGateway("  send_timeout: 2m\nretry: {max_retry_after: 2m}",
 		app{shopApp, fcmBlock(m, s.writeMockFiles(m), fmt.Sprintf(", quota: {rate: %d/min}", perMinute))})
-	bulk := s.startLoad(g, load.Generator{Rate: 3 * quota, Count: count, NewNotification: withLane(push.LaneBulk, fcmNotification)})
+	bulk := s.startLoad(g, load.Generator{Rate: 3 * quota, Count: count}, withLane(push.LaneBulk, fcmNotification))
 	const duration = 62 * time.Second // time for both loads at the quota
 	critical := s.offerRate(g, alarms, duration, withLane(push.LaneCritical, fcmAlarm))
 	bulkResults, criticalResults := bulk.wait(), critical.wait()

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 

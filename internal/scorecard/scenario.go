@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 

@@ -5,7 +5,7 @@ package main
 import (
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -42,7 +42,7 @@ func withBadTokens(i int) *push.Notification {
 // throughput returns the notifications per second with 384 in flight, 48 per endpoint.
 func (s *scenario) throughput(g *gateway, newNotification func(int) *push.Notification) float64 {
 	const window, count = 48 * poolSize, 50_000
-	results := s.startLoad(g, load.Generator{Count: count, Window: window, NewNotification: newNotification}).wait()
+	results := s.startLoad(g, load.Generator{Count: count, InFlight: window}, newNotification).wait()
 	var end time.Duration
 	for _, sample := range results.Samples {
 		if sample.Status != "accepted" && sample.Status != "refused" {

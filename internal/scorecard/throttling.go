@@ -7,7 +7,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
+	"github.com/sluice-push/sluice/internal/load"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -30,7 +30,7 @@ func throttledWithoutRetryAfter(s *scenario) {
 	g := s.startGatewayWith(2, "pool: {size: 2}", app{"project", fcmBlock(mocks[0], files[0], "")},
 		app{"devices", joinBlocks(apnsBlock(mocks[1], files[1], ""), fcmBlock(mocks[1], files[1], ""))}, app{"token", apnsBlock(mocks[2], files[2], "")})
 	offer := func(app string, newNotification func(int) *push.Notification) *loadRun {
-		return s.startLoad(g, load.Generator{App: app, Rate: rate, Count: int(rate * (before + minute + after).Seconds()), NewNotification: newNotification})
+		return s.startLoad(g, load.Generator{Apps: []string{app}, Rate: rate, Count: int(rate * (before + minute + after).Seconds())}, newNotification)
 	}
 	project, providerToken := offer("project", fcmNotification), offer("token", apnsNotification)
 	apns, fcm := offer("devices", withBusyToken(busyDevice, apnsNotification)), offer("devices", withBusyToken(busyRegistration, fcmNotification))

@@ -116,7 +116,7 @@ func (s *scenario) checkTokenFault(f tokenFault, m *mockprovider.Mock, calls []r
 		if c.code == http.StatusOK {
 			accepted++
 		} else {
-			reasons[fmt.Sprint(c.code, " ", c.problem.Receipt.Reason)] = true
+			reasons[fmt.Sprint(c.code, " ", c.receipt.Reason)] = true
 		}
 	}
 	exchanges, early := requestTimes(m, mockprovider.OAuth).all, 0

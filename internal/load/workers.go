@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package load
 
 import (
 	"context"
@@ -18,16 +18,15 @@ type call struct {
 	due   time.Duration // counted from the start of the schedule
 }
 
-// workerPool makes calls with up to maxWorkers workers. Each worker has its own
-// connection, or shares HTTP/2 connections.
+// workerPool makes calls with up to MaxConnections workers. Each worker has its own connection, or
+// shares HTTP/2 connections.
 type workerPool struct {
-	*loadTest
-	api        api
-	mix        *compiledMix
-	maxWorkers int             // workers
-	transport  *http.Transport // for HTTP/2; nil for HTTP/1.1
-	ctx        context.Context // canceled when the drain timeout expires
-	wg         sync.WaitGroup
+	Generator
+	schedule  schedule
+	api       api
+	transport *http.Transport // for HTTP/2; nil for HTTP/1.1
+	ctx       context.Context // canceled when the drain timeout expires
+	wg        sync.WaitGroup
 
 	mu      sync.Mutex
 	idle    []*worker // used last in, first out, so that few connections carry most calls
@@ -50,19 +49,19 @@ type caller interface {
 // worker makes calls one after the other.
 type worker struct {
 	*workerPool
-	calls    chan call
-	conn     caller
-	request  []byte
-	verdicts int // number of verdicts for the current call
-	current  call
-	sentAt   time.Time // when the current call was sent
-	parser   parser
+	calls   chan call
+	conn    caller
+	request []byte
+	current call
+	results int       // of the current call
+	sentAt  time.Time // when the current call was sent
+	parser  parser
 }
 
 // submit makes call i as soon as a worker is free. It does not block.
 func (p *workerPool) submit(i int, due time.Duration) {
 	c := call{first: i * p.Batch, due: due}
-	p.recorder.recordOffered(due-p.WarmUp, p.Batch)
+	p.Recorder.Offered(c.first, p.Batch, due)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := len(p.idle); n > 0 {
@@ -70,7 +69,7 @@ func (p *workerPool) submit(i int, due time.Duration) {
 		p.idle = p.idle[:n-1]
 		return
 	}
-	if p.started == p.maxWorkers {
+	if p.started == p.MaxConnections {
 		p.pending = append(p.pending, c)
 		return
 	}
@@ -123,7 +122,7 @@ func (p *workerPool) runClosedLoop(next func() (i int, due time.Duration, more b
 	w := p.newWorker()
 	defer w.conn.close()
 	for i, due, more := next(); more; i, due, more = next() {
-		p.recorder.recordOffered(due-p.WarmUp, p.Batch)
+		p.Recorder.Offered(i*p.Batch, p.Batch, due)
 		w.do(call{first: i * p.Batch, due: due})
 	}
 }
@@ -148,21 +147,21 @@ func (p *workerPool) drain(timeout time.Duration, cancel func()) {
 // do makes one call and records the result of each of its notifications.
 func (w *worker) do(c call) {
 	if w.workerPool.ctx.Err() != nil {
-		w.recorder.recordLost(c.due-w.WarmUp, w.Batch, "not sent: no connection was free in time")
+		w.Recorder.Lost(w.Batch, c.due, "not sent: no connection was free in time")
 		return
 	}
-	w.current, w.verdicts = c, 0
-	w.request = w.api.appendRequest(w.request[:0], w.mix, c.first, w.Batch)
+	w.current, w.results = c, 0
+	w.request = w.api.appendRequest(w.request[:0], w.Append, c.first, w.Batch)
 	if err := w.conn.ensureOpen(w.workerPool.ctx); err != nil {
-		w.recorder.recordLost(c.due-w.WarmUp, w.Batch, "no connection")
+		w.Recorder.Lost(w.Batch, c.due, "no connection")
 		_ = sleep.For(w.workerPool.ctx, 10*time.Millisecond) // keeps a closed loop from spinning
 		return
 	}
 	w.sentAt = time.Now()
-	w.recorder.recordSendDelay(w.sentAt.Sub(w.schedule.start.Add(c.due)), c.due-w.WarmUp)
+	w.Recorder.Sent(c.due, w.sentAt.Sub(w.Start)-c.due)
 	err := w.conn.do(w.request, w.Batch > 1, w.readResponse)
-	if missing := w.Batch - w.verdicts; missing > 0 {
-		w.recorder.recordLost(c.due-w.WarmUp, missing, lostReason(err))
+	if missing := w.Batch - w.results; missing > 0 {
+		w.Recorder.Lost(missing, c.due, lostReason(err))
 	}
 	if err != nil {
 		w.conn.close()
@@ -178,14 +177,17 @@ func lostReason(err error) string {
 
 // readResponse reads the response to the current call.
 func (w *worker) readResponse(status int, body *body) error {
-	return w.api.readResponse(&w.parser, status, body, w.Batch, func(v *verdict) {
-		if w.verdicts == w.Batch {
-			return // more verdicts than notifications; the ledger comparison shows it
+	return w.api.readResponse(&w.parser, status, body, w.Batch, func(r *Result) error {
+		if w.results == w.Batch {
+			return nil // more results than notifications; the comparison with the ledger shows it
 		}
-		w.verdicts++
 		now := time.Now()
-		v.latency = now.Sub(w.schedule.start) - w.current.due
-		v.sinceSent = now.Sub(w.sentAt)
-		w.recorder.recordVerdict(w.current.due-w.WarmUp, now, v, w.Batch == 1)
+		if r.Index == noIndex || w.Batch == 1 {
+			r.Index = w.results
+		}
+		w.results++
+		r.Index, r.Due, r.Latency, r.SinceSent = w.current.first+r.Index, w.current.due, now.Sub(w.Start)-w.current.due, now.Sub(w.sentAt)
+		r.Single, r.HTTPStatus, r.RetryAfter = w.Batch == 1, status, body.Header.Get("Retry-After")
+		return w.Recorder.Answered(r, now)
 	})
 }

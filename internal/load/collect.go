@@ -3,8 +3,11 @@
 package load
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -14,11 +17,11 @@ const (
 	Never = time.Duration(math.MaxInt64)
 )
 
-// Results holds the results of a Generator.
+// Results holds the result of each notification.
 type Results struct {
 	// Started is when the schedule started.
 	Started time.Time
-	// Samples are ordered by the index passed to NewNotification, and therefore by due time.
+	// Samples are ordered by the number of the notification, and therefore by due time.
 	Samples Samples
 }
 
@@ -27,17 +30,67 @@ type Sample struct {
 	ID      string        // assigned by the gateway; empty if the notification is lost
 	Due     time.Duration // counted from Results.Started
 	Latency time.Duration // from Due to the receipt
-	Status  string        // the status in the receipt, or Lost
+	Status  string        // the status in the receipt, Rejected or Lost
 	Reason  string
 	// Attempts are the attempts listed in the receipt, in order.
-	Attempts []Attempt
+	Attempts   []Attempt
+	HTTPStatus int    // of the response
+	RetryAfter string // header field of the response
 }
 
-// Attempt is one attempt on one endpoint.
-type Attempt struct {
-	Endpoint string `json:"endpoint"`
-	Status   string `json:"status"`
+// Collect runs a generator with a Count and returns the result of each notification. An error says why
+// results are missing.
+func (g Generator) Collect(ctx context.Context) (Results, error) {
+	g.Start = time.Now()
+	c := &collector{results: Results{Started: g.Start, Samples: make(Samples, g.Count)}}
+	g.Recorder = c
+	err := g.Run(ctx)
+	for i := range c.results.Samples {
+		if s := &c.results.Samples[i]; s.Status == "" {
+			s.Latency, s.Status = Never, Lost
+		}
+	}
+	return c.results, err
 }
+
+// collector records the result of each notification.
+type collector struct {
+	mu      sync.Mutex
+	results Results
+}
+
+// Offered sets the due time of notifications.
+func (c *collector) Offered(first, n int, due time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range n {
+		c.results.Samples[first+i].Due = due
+	}
+}
+
+// Answered stores a result. It copies what is valid only until it returns.
+func (c *collector) Answered(r *Result, _ time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &c.results.Samples[r.Index]
+	if s.Status != "" {
+		return fmt.Errorf("notification %d has two receipts", r.Index)
+	}
+	*s = Sample{
+		ID: string(r.ID), Due: r.Due, Latency: r.Latency, Status: r.Status, Reason: r.Reason, Attempts: slices.Clone(r.Attempts),
+		HTTPStatus: r.HTTPStatus, RetryAfter: r.RetryAfter,
+	}
+	return nil
+}
+
+// Sent does nothing: Latency counts from the due time.
+func (c *collector) Sent(_, _ time.Duration) {}
+
+// Lost does nothing: a notification without a result is lost.
+func (c *collector) Lost(int, time.Duration, string) {}
+
+// Ended does nothing.
+func (c *collector) Ended() {}
 
 // Samples is a set of samples, such as those of one phase.
 type Samples []Sample

@@ -16,8 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sluice-push/sluice/internal/scorecard/load"
-	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/internal/load"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,8 +51,14 @@ func startStub(t testing.TB, serve func(lines <-chan int, reply func(index int, 
 	return server.URL
 }
 
-func testNotification(i int) *push.Notification {
-	return &push.Notification{Platform: push.APNs, Target: push.Target{Token: fmt.Sprintf("%064x", i)}}
+func testNotification(b []byte, i int) []byte {
+	return fmt.Appendf(b, `{"platform":"apns","token":"%064x"}`, i)
+}
+
+// stream runs a generator with Stream.
+func stream(ctx context.Context, g load.Generator) (load.Results, error) {
+	g.Stream, g.Apps, g.Append = true, []string{"shop"}, testNotification
+	return g.Collect(ctx)
 }
 
 func TestEachNotificationIsSentAndItsReceiptRecorded(t *testing.T) {
@@ -62,7 +67,7 @@ func TestEachNotificationIsSentAndItsReceiptRecorded(t *testing.T) {
 			reply(i, []string{"accepted", "refused"}[i%2])
 		}
 	})
-	got, err := load.Generator{URL: url, Count: 100, Rate: 10_000, NewNotification: testNotification}.Run(t.Context())
+	got, err := stream(t.Context(), load.Generator{URL: url, Count: 100, Rate: 10_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +94,7 @@ func TestLatencyCountsFromTheScheduledTime(t *testing.T) {
 			reply(i, "accepted")
 		}
 	})
-	got, err := load.Generator{URL: url, Count: n, Rate: 2000, NewNotification: testNotification}.Run(t.Context())
+	got, err := stream(t.Context(), load.Generator{URL: url, Count: n, Rate: 2000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +128,7 @@ func TestClosedLoopStaysWithinItsWindow(t *testing.T) {
 			}
 		}
 	})
-	if _, err := (load.Generator{URL: url, Count: 500, Window: window, NewNotification: testNotification}).Run(t.Context()); err != nil {
+	if _, err := stream(t.Context(), load.Generator{URL: url, Count: 500, InFlight: window}); err != nil {
 		t.Fatal(err)
 	}
 	if maxHeld.Load() > window {
@@ -138,7 +143,7 @@ func TestMissingReceiptsAreLost(t *testing.T) {
 		}
 		panic(http.ErrAbortHandler)
 	})
-	got, err := load.Generator{URL: url, Count: 20, NewNotification: testNotification}.Run(t.Context())
+	got, err := stream(t.Context(), load.Generator{URL: url, Count: 20})
 	if err == nil || !strings.Contains(err.Error(), "receipts are missing") {
 		t.Errorf("error: %v", err)
 	}
@@ -153,7 +158,7 @@ func TestRejectedBatchReportsTheReason(t *testing.T) {
 		http.Error(w, "unknown key", http.StatusUnauthorized)
 	}))
 	defer server.Close()
-	_, err := load.Generator{URL: server.URL, Count: 5, NewNotification: testNotification}.Run(t.Context())
+	_, err := stream(t.Context(), load.Generator{URL: server.URL, Count: 5})
 	if err == nil || !strings.Contains(err.Error(), "401 Unauthorized unknown key") {
 		t.Errorf("error: %v", err)
 	}
@@ -165,7 +170,7 @@ func TestContextCancelEndsTheRun(t *testing.T) {
 		<-lines
 		cancel()
 	})
-	if _, err := (load.Generator{URL: url, Count: 2, Rate: 0.001, NewNotification: testNotification}).Run(ctx); err == nil {
+	if _, err := stream(ctx, load.Generator{URL: url, Count: 2, Rate: 0.001}); err == nil {
 		t.Error("Run returned no error")
 	}
 }
@@ -195,18 +200,18 @@ func Example() {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		decoder := json.NewDecoder(r.Body)
 		for i := 0; decoder.More(); i++ {
-			_ = decoder.Decode(new(push.Notification))
+			_ = decoder.Decode(new(any))
 			_, _ = fmt.Fprintf(w, `{"id":"%d","index":%d,"status":"accepted","attempts":[]}`+"\n", i, i)
 		}
 	}))
 	defer gateway.Close()
 	generator := load.Generator{
-		URL: gateway.URL, App: "shop", Key: "slk_…", Rate: 1000, Count: 50,
-		NewNotification: func(i int) *push.Notification {
-			return &push.Notification{Platform: push.APNs, Target: push.Target{Token: fmt.Sprintf("%064x", i)}, Title: "Hi"}
+		URL: gateway.URL, Apps: []string{"shop"}, Key: "slk_…", Stream: true, Rate: 1000, Count: 50,
+		Append: func(b []byte, i int) []byte {
+			return fmt.Appendf(b, `{"platform":"apns","token":"%064x","title":"Hi"}`, i)
 		},
 	}
-	got, err := generator.Run(context.Background())
+	got, err := generator.Collect(context.Background())
 	if err != nil {
 		fmt.Println(err)
 	}

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package load
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -56,16 +55,8 @@ func (c *http2Caller) do(request []byte, _ bool, handle func(status int, body *b
 	if err != nil {
 		return err
 	}
-	defer func() { _ = response.Body.Close() }()
-	c.body.source, c.body.linesActive = response.Body, false
-	c.body.buffer.Reset()
-	c.body.extend = func() error {
+	return c.body.handle(response, func() error {
 		timer.Reset(c.timeout)
 		return nil
-	}
-	if err := handle(response.StatusCode, &c.body); err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, response.Body)
-	return err
+	}, handle)
 }

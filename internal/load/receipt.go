@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package load
 
 import (
 	"bytes"
@@ -12,37 +12,17 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Statuses in the report besides those of receipts. A rejected notification got an error response
-// without a receipt. A lost one got no verdict.
-const (
-	statusAccepted = "accepted"
-	statusRejected = "rejected"
-	statusLost     = "lost"
-)
-
-// verdict is the result of one notification.
-type verdict struct {
-	status, reason string
-	attempts       []attempt
-	latency        time.Duration // since the notification was due
-	sinceSent      time.Duration // since its call was sent
-}
-
-// attempt is one attempt on one endpoint.
-type attempt struct {
-	endpoint string
-	accepted bool
-	duration time.Duration
-}
-
-// parser parses receipts. A returned verdict is valid until the next call. The parser reads only
+// parser parses receipts. A returned result is valid until the next call. The parser reads only
 // the members it needs and does not allocate: in batches it uses half of bench's CPU time.
 type parser struct {
 	decoder  jsontext.Decoder
 	buffer   bytes.Buffer
 	interned map[string]string
-	verdict  verdict
+	result   Result
 }
+
+// noIndex is the index of a receipt without one.
+const noIndex = -1
 
 // intern returns a shared copy of text. Receipts are many, but their distinct words are few.
 func (p *parser) intern(text []byte) string {
@@ -58,7 +38,7 @@ func (p *parser) intern(text []byte) string {
 }
 
 // parseResponse parses the response to a single call: a receipt, or a problem that may contain one.
-func (p *parser) parseResponse(status int, text []byte) (*verdict, error) {
+func (p *parser) parseResponse(status int, text []byte) (*Result, error) {
 	if status == 200 || status == 202 {
 		return p.parseReceipt(text)
 	}
@@ -69,34 +49,45 @@ func (p *parser) parseResponse(status int, text []byte) (*verdict, error) {
 	if json.Unmarshal(text, &problem) == nil && problem.Receipt != nil {
 		return p.parseReceipt(problem.Receipt)
 	}
-	p.verdict = verdict{status: statusRejected, reason: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, problem.Detail))}
-	return &p.verdict, nil
+	p.result = Result{Index: noIndex, Status: Rejected, Reason: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, problem.Detail))}
+	return &p.result, nil
 }
 
 // parseReceipt parses a receipt.
-func (p *parser) parseReceipt(text []byte) (*verdict, error) {
-	p.verdict = verdict{attempts: p.verdict.attempts[:0]}
+func (p *parser) parseReceipt(text []byte) (*Result, error) {
+	p.result = Result{Index: noIndex, ID: p.result.ID[:0], Attempts: p.result.Attempts[:0]}
 	p.buffer = *bytes.NewBuffer(text)
 	p.decoder.Reset(&p.buffer)
 	err := p.readObject(func(name []byte) error {
 		switch string(name) {
+		case `"id"`:
+			value, err := p.decoder.ReadValue()
+			p.result.ID = append(p.result.ID[:0], bytes.Trim(value, `"`)...)
+			return err
+		case `"index"`:
+			token, err := p.decoder.ReadToken()
+			if err == nil && token.Kind() == '0' {
+				index, _ := token.Int()
+				p.result.Index = int(index)
+			}
+			return err
 		case `"status"`:
-			return p.readString(&p.verdict.status)
+			return p.readString(&p.result.Status)
 		case `"reason"`:
-			return p.readString(&p.verdict.reason)
+			return p.readString(&p.result.Reason)
 		case `"attempts"`:
 			return p.readAttempts()
 		default:
 			return p.decoder.SkipValue()
 		}
 	})
-	if err == nil && p.verdict.status == "" {
+	if err == nil && p.result.Status == "" {
 		err = fmt.Errorf("no status")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("invalid receipt: %w", err)
 	}
-	return &p.verdict, nil
+	return &p.result, nil
 }
 
 // readObject calls read with the name of each member, in quotes. read must consume the value.
@@ -138,8 +129,8 @@ func (p *parser) readAttempts() error {
 		return err
 	}
 	for p.decoder.PeekKind() != ']' {
-		p.verdict.attempts = append(p.verdict.attempts, attempt{})
-		if err := p.readAttempt(&p.verdict.attempts[len(p.verdict.attempts)-1]); err != nil {
+		p.result.Attempts = append(p.result.Attempts, Attempt{})
+		if err := p.readAttempt(&p.result.Attempts[len(p.result.Attempts)-1]); err != nil {
 			return err
 		}
 	}
@@ -147,21 +138,18 @@ func (p *parser) readAttempts() error {
 	return err
 }
 
-func (p *parser) readAttempt(a *attempt) error {
+func (p *parser) readAttempt(a *Attempt) error {
 	return p.readObject(func(name []byte) error {
 		switch string(name) {
 		case `"endpoint"`:
-			return p.readString(&a.endpoint)
+			return p.readString(&a.Endpoint)
 		case `"status"`:
-			var status string
-			err := p.readString(&status)
-			a.accepted = status == statusAccepted
-			return err
+			return p.readString(&a.Status)
 		case `"ms"`:
 			token, err := p.decoder.ReadToken()
 			if err == nil && token.Kind() == '0' {
 				ms, _ := token.Float()
-				a.duration = time.Duration(ms * float64(time.Millisecond))
+				a.Took = time.Duration(ms * float64(time.Millisecond))
 			}
 			return err
 		default:
