@@ -4,7 +4,6 @@ package report
 
 import (
 	"fmt"
-	"html/template"
 	"io"
 	"strings"
 	"text/tabwriter"
@@ -108,33 +107,4 @@ func (c Comparison) Text(w io.Writer) error {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", r.name, r.format(r.a), r.format(r.b), r.describe())
 	}
 	return t.Flush()
-}
-
-// chart draws each ratio as a bar that starts at 1, on a logarithmic scale.
-func (c Comparison) chart() template.HTML {
-	const rowHeight, nameWidth = 26.0, 190.0
-	var rows []comparisonRow
-	lowest, highest := 0.5, 2.0
-	for _, r := range c.rows() {
-		if q := r.ratio(); q > 0 {
-			rows = append(rows, r)
-			lowest, highest = min(lowest, q), max(highest, q)
-		}
-	}
-	height := top + rowHeight*float64(len(rows)) + bottom
-	x := scale{min: lowest / 1.1, max: highest * 1.1, from: nameWidth, to: width - right, log: true}
-	d := newSVG(height, "Ratios of the second run to the first")
-	for _, v := range []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100} {
-		if v >= x.min && v <= x.max {
-			d.printf(`<path class="%s" d="M%.1f %.1fV%.1f"/>`, map[bool]string{true: "axis", false: "grid"}[v == 1], x.position(v), top, height-bottom)
-			d.text(x.position(v), height-bottom+18, "tick middle", fmt.Sprintf("× %g", v))
-		}
-	}
-	for i, r := range rows {
-		y, from, until := top+rowHeight*float64(i)+4, x.position(min(r.ratio(), 1)), x.position(max(r.ratio(), 1))
-		d.text(nameWidth-16, y+13, "tick end", r.name)
-		d.printf(`<rect class="ratio %s" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"/>`, r.class(), from, y, max(until-from, 2), rowHeight-9)
-		d.text(width-right+10, y+13, "tick", fmt.Sprintf("× %.2f", r.ratio()))
-	}
-	return d.html()
 }

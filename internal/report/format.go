@@ -40,18 +40,6 @@ func FormatMillis(ms float64) string {
 	}
 }
 
-// formatTick writes a round number of milliseconds for an axis.
-func formatTick(ms float64) string {
-	switch {
-	case ms < 0.9995:
-		return fmt.Sprintf("%g µs", math.Round(ms*1000))
-	case ms < 999.5:
-		return fmt.Sprintf("%g ms", math.Round(ms))
-	default:
-		return fmt.Sprintf("%g s", math.Round(ms/100)/10)
-	}
-}
-
 // FormatPercent writes part/whole in percent. It rounds down, so only the whole is 100 %.
 func FormatPercent(part, whole int) string {
 	switch {

@@ -3,10 +3,12 @@
 package report
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"html/template"
 	"io"
+	"math"
 	"strings"
 )
 
@@ -43,19 +45,19 @@ type page struct {
 	Verdicts []tableRow
 	Reasons  []tableRow
 	Latency  []tableRow
-	Tooltips any // see Report.tooltips
-	Faults, Rate, LatencyChart, Endpoints, Distribution,
-	Compare template.HTML
-	Rows []tableRow // of the comparison
-	A, B string     // names of the compared reports
+	Library  template.JS
+	Script   template.JS
+	Charts   chartedReport
+	Rows     []shownRow // of the comparison
+	A, B     string     // names of the compared reports
 }
 
 // Page writes the report as one self-contained HTML page.
 func (r *Report) Page(w io.Writer) error {
 	return pages.ExecuteTemplate(w, "page", page{
-		Style: template.CSS(styleText), Title: "Load test, " + r.Start.Format("2 January 2006 15:04"), Report: r, Tiles: r.tiles(),
-		Verdicts: r.verdictLines(), Reasons: r.reasonLines(), Latency: r.latencyLines(), Tooltips: r.tooltips(),
-		Faults: r.faultTimeline(), Rate: r.rateChart(), LatencyChart: r.latencyChart(), Endpoints: r.endpointChart(), Distribution: r.distributionChart(),
+		Style: template.CSS(uPlotStyle + styleText), Title: "Load test, " + r.Start.Format("2 January 2006 15:04"), Report: r, Tiles: r.tiles(),
+		Verdicts: r.verdictLines(), Reasons: r.reasonLines(), Latency: r.latencyLines(),
+		Library: chartLibrary(), Script: template.JS(chartScript), Charts: r.charted(),
 	})
 }
 
@@ -104,32 +106,27 @@ func (r *Report) latencyLines() (rows []tableRow) {
 	return rows
 }
 
-// tooltips returns the text of the tooltip of each step, for the script of the page.
-func (r *Report) tooltips() any {
-	type step struct {
-		At    float64  `json:"at"`
-		Lines []string `json:"lines"`
-	}
-	x := r.timeAxis()
-	steps := []step{}
-	for _, m := range r.visibleSteps() {
-		lines := []string{fmt.Sprintf("%g s", m.Start), fmt.Sprintf("%s/s offered, %s/s answered", FormatCount(float64(m.Offered)/r.stepDuration(m)), FormatCount(float64(m.Answered)/r.Step))}
-		if l := m.Latency; l.P50 > 0 {
-			lines = append(lines, fmt.Sprintf("p50 %s  p99 %s", FormatMillis(l.P50), FormatMillis(l.P99)), "p99.9 "+FormatMillis(l.P999)+"  max "+FormatMillis(l.Max))
-		}
-		for _, status := range keysByCount(m.Verdicts) {
-			lines = append(lines, FormatCount(float64(m.Verdicts[status]))+" "+status)
-		}
-		steps = append(steps, step{x.position(m.Start + r.Step/2), lines})
-	}
-	return map[string]any{"width": width, "steps": steps}
+// shownRow is a row of the comparison, with a bar from the ratio 1 to its own on a logarithmic scale.
+// Left and Width are in percent.
+type shownRow struct {
+	tableRow
+	Ratio       string
+	Left, Width float64
 }
 
 // Page writes the comparison as one self-contained HTML page.
 func (c Comparison) Page(w io.Writer) error {
-	p := page{Style: template.CSS(styleText), Title: "Comparison of two load tests", Report: c.B, A: c.NameA, B: c.NameB, Compare: c.chart()}
+	p := page{Style: template.CSS(styleText), Title: "Comparison of two load tests", A: c.NameA, B: c.NameB}
+	widest := math.Log(2)
 	for _, r := range c.rows() {
-		p.Rows = append(p.Rows, tableRow{Name: r.name, Values: []string{r.format(r.a), r.format(r.b), r.describe()}, Class: r.class()})
+		widest = max(widest, math.Abs(math.Log(cmp.Or(r.ratio(), 1))))
+	}
+	for _, r := range c.rows() {
+		bar := 50 * math.Log(cmp.Or(r.ratio(), 1)) / widest
+		p.Rows = append(p.Rows, shownRow{
+			tableRow: tableRow{Name: r.name, Values: []string{r.format(r.a), r.format(r.b)}, Class: r.class()},
+			Ratio:    r.describe(), Left: 50 + min(bar, 0), Width: math.Abs(bar),
+		})
 	}
 	return pages.ExecuteTemplate(w, "comparison", p)
 }
