@@ -150,7 +150,7 @@ func BenchmarkWaiters(b *testing.B) {
 func BenchmarkPickNAndSucceeded(b *testing.B) {
 	p := newBenchPool(b, nil, 8)
 	for b.Loop() {
-		lease, err := p.PickN(b.Context(), nil, 64)
+		lease, err := p.PickN(b.Context(), pool.Request{N: 64})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -23,6 +23,9 @@ type Lease struct {
 	conn     *endpointConn
 	ticket   ticket
 	size     int32
+	flow     string                             // of the Request
+	canQueue bool                               // of the Request
+	waited   time.Duration                      // in the queue
 	returned atomic.Int32                       // places that have been given back
 	started  time.Time                          // when Do or Start was called last
 	cancel   atomic.Pointer[context.CancelFunc] // of Start on a Conn that is no wire.Starter
@@ -41,6 +44,9 @@ func (l *Lease) Conn() Conn { return l.conn.conn }
 
 // Size returns for how many requests the lease was granted; at least 1.
 func (l *Lease) Size() int { return int(l.size) }
+
+// Waited returns how long PickN has waited for the lease.
+func (l *Lease) Waited() time.Duration { return l.waited }
 
 // Do sends the request on the leased connection.
 func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
@@ -94,14 +100,18 @@ func (l *Lease) Done(o push.Outcome) {
 	if addUpTo(&l.returned, 1, l.Size()) == 0 {
 		return
 	}
-	ejected := l.recordOutcome(o)
+	took := time.Duration(0)
+	if !l.started.IsZero() {
+		took = time.Since(l.started)
+	}
+	ejected := l.recordOutcome(o, took)
 	switch {
 	case o.CloseConnection && (ejected || !o.EndpointFault()):
 		l.pool.retire(l.conn, EventConnClosed, "the response requires a new connection: "+o.Reason)
 	case o.HTTP == 0 && l.conn.conn.State().Draining:
 		l.pool.retire(l.conn, EventGoAway, "connection is draining")
 	}
-	l.release(1)
+	l.release(1, took)
 }
 
 // Succeeded gives back n places whose requests were accepted, with a latency of took. It is Done for
@@ -109,13 +119,14 @@ func (l *Lease) Done(o push.Outcome) {
 func (l *Lease) Succeeded(n int, took time.Duration) {
 	if n = addUpTo(&l.returned, n, l.Size()); n > 0 {
 		l.recordSuccesses(n, took)
-		l.release(n)
+		l.release(n, took)
 	}
 }
 
 // release makes n places available to other callers.
-func (l *Lease) release(n int) {
+func (l *Lease) release(n int, took time.Duration) {
 	p, e := l.pool, l.endpoint
+	p.cfg.Limiter.release(l, n, took)
 	e.release(n)
 	if !p.queue.empty() {
 		// More than n slots may be free, because the response may have raised the stream limit.
@@ -128,7 +139,7 @@ func (l *Lease) release(n int) {
 
 // recordOutcome updates the statistics and the breaker of the endpoint. It reports whether this
 // outcome ejected the endpoint.
-func (l *Lease) recordOutcome(o push.Outcome) (ejected bool) {
+func (l *Lease) recordOutcome(o push.Outcome, took time.Duration) (ejected bool) {
 	outcome := errExcluded
 	switch {
 	case o.EndpointFault():
@@ -138,10 +149,6 @@ func (l *Lease) recordOutcome(o push.Outcome) (ejected bool) {
 		}
 		l.endpoint.outcomes.failed.Add(1)
 	case o.EndpointOK():
-		took := time.Duration(0)
-		if !l.started.IsZero() {
-			took = time.Since(l.started)
-		}
 		l.recordSuccesses(1, took)
 		return false
 	}

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
 )
 
 // Tried holds the endpoints that one notification has already been sent to. A nil Tried is empty.
@@ -18,35 +21,70 @@ func (t Tried) Has(e *Endpoint) bool {
 	return slices.ContainsFunc(t, func(other *Endpoint) bool { return other == e || other.addr == e.addr })
 }
 
-// Pick leases an endpoint for one attempt. It prefers a healthy untried endpoint, then any live
-// untried endpoint even if it is ejected, then any live endpoint.
-//
-// Pick never returns a tried endpoint while an untried one is live. If all eligible endpoints are
-// at their limit, it waits for a free slot, in FIFO order with other callers. It also waits while
-// no endpoint is live, unless the dials to all of them have failed: then it fails immediately with
-// the cause (see Config.WaitForReady). Just after the pool has started, it waits while all live endpoints are tried and others
-// are still being dialed.
-//
-// An endpoint whose ejection has expired gets one first attempt as its probe; retries are not used
-// as probes while a healthy endpoint is left. An error is always an *Error and means that nothing
-// was sent.
-func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) { return p.PickN(ctx, tried, 1) }
+// Request says for what a caller of PickN needs a lease.
+type Request struct {
+	// Tried are the endpoints that must not be used while others are live.
+	Tried Tried
+	// N is the number of requests that are sent together; a number below 1 counts as 1.
+	N int
+	// Lane is the priority among callers that wait.
+	Lane push.Lane
+	// Flow names the app that sends. Callers that wait in one lane are served in turn by flow, and
+	// Config.Limiter divides leases among flows. The number of names must be bounded.
+	Flow string
+	// CanQueue makes the request wait where Config.Limiter would reject it, at most for MaxWait. Others
+	// in its lane go first. Without Config.Limiter, both have no effect.
+	CanQueue bool
+	MaxWait  time.Duration
+}
 
-// PickN is Pick for n requests that are sent together. The lease is for at least one and at most n
-// of them: as many as have a free slot at the chosen endpoint and a stream on its connection. A
-// probe is a lease for one. A caller that waits has one place in the queue. It is served when a quarter
-// of what it can get at most is free. An n below 1 counts as 1.
-func (p *Pool) PickN(ctx context.Context, tried Tried, n int) (*Lease, error) {
-	n = max(n, 1)
+// Pick is PickN for one request of a caller that needs no priority.
+func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
+	return p.PickN(ctx, Request{Tried: tried})
+}
+
+// PickN leases an endpoint for one attempt of each of r.N requests. It prefers a healthy untried
+// endpoint, then any live untried endpoint even if it is ejected, then any live endpoint.
+//
+// PickN never returns a tried endpoint while an untried one is live. If all eligible endpoints are at
+// their limit, it waits for free slots: higher lanes are served first, and within a lane first retries,
+// then requests without CanQueue, then those with it, each by flow in turn. It also waits while no
+// endpoint is live, unless the dials to all of them have failed: then it fails immediately with the
+// cause (see Config.WaitForReady). Just after the pool has started, it waits while all live endpoints
+// are tried and others are still being dialed.
+//
+// The lease is for at least one and at most N requests: as many as have a free slot at the chosen
+// endpoint and a stream on its connection. A caller that waits has one place in the queue. It is served
+// when a quarter of what it can get at most is free. An endpoint whose ejection has expired gets one
+// first attempt as its probe, with a lease for one; retries are not used as probes while a healthy
+// endpoint is left.
+//
+// An error is a *push.RejectedError of Config.Limiter or an *Error, and means that nothing was sent.
+func (p *Pool) PickN(ctx context.Context, r Request) (*Lease, error) {
+	r.N, r.CanQueue = max(r.N, 1), r.CanQueue && p.cfg.Limiter != nil
 	if !p.picked.Load() { // a store would contend with concurrent calls
 		p.picked.Store(true)
 	}
-	if p.queue.empty() {
-		if lease, err := p.tryPick(tried, n); lease != nil || err != nil {
+	counted, rejected := p.cfg.Limiter.admit(&r, r.N)
+	if rejected != nil {
+		return nil, rejected
+	}
+	if counted > 0 && p.queue.empty() {
+		if lease, err := p.tryPick(r.Tried, counted); lease != nil || err != nil {
+			p.complete(lease, &r, counted)
 			return lease, err
 		}
 	}
-	return p.wait(ctx, tried, n)
+	return p.wait(ctx, r, counted)
+}
+
+// complete prepares a lease for r, or none. The limiter has counted so many requests as in flight.
+func (p *Pool) complete(lease *Lease, r *Request, counted int) {
+	size := 0
+	if lease != nil {
+		lease.flow, lease.canQueue, size = r.Flow, r.CanQueue, lease.Size()
+	}
+	p.cfg.Limiter.add(r.Flow, size-counted)
 }
 
 // tryPick is PickN without waiting. If it returns neither a lease nor an error, the caller must

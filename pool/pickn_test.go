@@ -20,7 +20,7 @@ func (tp *testPool) pickN(n int, tried ...*pool.Endpoint) *pool.Lease {
 	tp.t.Helper()
 	ctx, cancel := context.WithTimeout(tp.t.Context(), time.Nanosecond)
 	defer cancel()
-	lease, err := tp.PickN(ctx, tried, n)
+	lease, err := tp.PickN(ctx, pool.Request{Tried: tried, N: n})
 	if err != nil {
 		tp.t.Fatalf("PickN(%v, %d) = %v", tried, n, err)
 	}
@@ -141,7 +141,7 @@ func TestWaitingForSeveralIsOneWaiter(t *testing.T) {
 		leases := make([]*pool.Lease, 3)
 		for i, n := range []int{20, 1, 3} {
 			go func() {
-				lease, err := tp.PickN(t.Context(), nil, n)
+				lease, err := tp.PickN(t.Context(), pool.Request{N: n})
 				if err != nil {
 					t.Error(err)
 					return
@@ -221,7 +221,7 @@ func TestLeasesKeepTheLimit(t *testing.T) {
 			for run, n := range runs {
 				group.Go(func() {
 					for left := n; left > 0; {
-						lease, err := tp.PickN(t.Context(), nil, left)
+						lease, err := tp.PickN(t.Context(), pool.Request{N: left})
 						if err != nil {
 							t.Error(err)
 							return

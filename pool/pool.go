@@ -78,6 +78,8 @@ type Config struct {
 	// Zone returns the zone of an address, for a Picker such as that of zone.Prefer; nil means that
 	// no zone is known. Every Pick calls it, so it must be cheap. Its result may change.
 	Zone func(netip.AddrPort) string
+	// Limiter bounds the callers that wait in PickN or hold a lease; nil means no limit.
+	Limiter *AdaptiveLimiter
 	// Breaker configures when an endpoint is ejected, and for how long.
 	Breaker Breaker
 	// Outlier configures when an endpoint is ejected for performing worse than its peers.
@@ -151,6 +153,9 @@ func New(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("pool %q: %w", cfg.Name, err)
 	}
 	cfg.setDefaults()
+	if cfg.Limiter != nil {
+		cfg.Limiter.leases = cfg.Size * cfg.MaxInFlight
+	}
 	p := &Pool{
 		cfg:        cfg,
 		wake:       make(chan struct{}, 1),
@@ -307,6 +312,9 @@ func (p *Pool) drainAll() {
 	p.mu.Unlock()
 	drainConns(conns)
 }
+
+// Limiter returns Config.Limiter.
+func (p *Pool) Limiter() *AdaptiveLimiter { return p.cfg.Limiter }
 
 // Idle reports whether the pool has OnDemand and waits for a Pick.
 func (p *Pool) Idle() bool { return p.cfg.OnDemand != nil && p.state.Load() == stateIdle }

@@ -135,7 +135,7 @@ func leaseOf(t *testing.T, conn pool.Conn, n int) (*pool.Pool, *pool.Lease) {
 			t.Error(err)
 		}
 	})
-	lease, err := p.PickN(ctx, nil, n)
+	lease, err := p.PickN(ctx, pool.Request{N: n})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,9 +30,7 @@ func slowService() *service {
 // per second.
 func limitedRoute(t *testing.T, s *service) *delivery.Route {
 	t.Helper()
-	r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(8), Size: 8, MaxInFlight: 16}, 8)
-	r.AdaptiveLimiter = &delivery.AdaptiveLimiter{InitialLimit: 256}
-	return r
+	return newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(8), Size: 8, MaxInFlight: 16, Limiter: &pool.AdaptiveLimiter{InitialLimit: 256}}, 8)
 }
 
 const capacity = 8 * 16 * int(time.Second/attemptTime)
@@ -167,10 +165,4 @@ func TestSlowProviderDoesNotLowerAdaptiveLimit(t *testing.T) {
 			t.Errorf("accepted %d of %d", results[0].accepted, results[0].offered)
 		}
 	})
-}
-
-func TestNilAdaptiveLimiterHasNoLimit(t *testing.T) {
-	if (*delivery.AdaptiveLimiter)(nil).Status() != (delivery.LimitStatus{}) {
-		t.Error("a nil limiter has a limit")
-	}
 }

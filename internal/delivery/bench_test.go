@@ -5,7 +5,7 @@ package delivery_test
 import (
 	"testing"
 
-	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
@@ -13,10 +13,9 @@ import (
 
 // BenchmarkSend measures a send with all limiters and without a network.
 func BenchmarkSend(b *testing.B) {
-	r := newRoute(b, &service{discard: true}, 8)
+	r := newRouteWithPool(b, &service{discard: true}, pool.Config{Resolver: fixedResolver(8), Limiter: new(pool.AdaptiveLimiter)}, 8)
 	r.Budget = new(retry.Budget)
 	r.Throttler = new(retry.AdaptiveThrottler)
-	r.AdaptiveLimiter = new(delivery.AdaptiveLimiter)
 	r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 1e9}})
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -121,7 +121,7 @@ func TestConcurrencyLimitIsNeverExceededOrLeaked(t *testing.T) {
 		limit := rapid.IntRange(1, 40).Draw(rt, "limit")
 		senders := rapid.IntRange(1, 120).Draw(rt, "senders")
 		seed := rapid.IntRange(0, 1<<16).Draw(rt, "seed")
-		peak, final := 0, delivery.LimitStatus{}
+		peak, final := 0, pool.LimitStatus{}
 		ended := 0
 		synctest.Test(t, func(t *testing.T) {
 			c := &delivery.ConcurrencyLimit{Max: limit}
@@ -151,7 +151,7 @@ func TestConcurrencyLimitIsNeverExceededOrLeaked(t *testing.T) {
 }
 
 func TestNilConcurrencyLimitHasNoLimit(t *testing.T) {
-	if (*delivery.ConcurrencyLimit)(nil).Status() != (delivery.LimitStatus{}) {
+	if (*delivery.ConcurrencyLimit)(nil).Status() != (pool.LimitStatus{}) {
 		t.Error("a nil limit has a limit")
 	}
 }

@@ -25,27 +25,27 @@ type execution struct {
 	endpoint       *pool.Endpoint // of the last attempt
 	tried          pool.Tried
 	attempts       []push.Attempt
+	admitted       bool // has a place in ConcurrencyLimit
 	throttlePermit retry.Permit
-	globalPermit   permit // of ConcurrencyLimit
-	adaptivePermit permit // of AdaptiveLimiter
-	cancelled      bool   // the caller cancelled the last attempt, which says nothing about the provider
+	cancelled      bool // the caller cancelled the last attempt, which says nothing about the provider
 }
 
 // run makes attempts until there is a final outcome, and returns the receipt. If a first attempt was
 // made elsewhere, run continues after it.
 func (x *execution) run(ctx context.Context) push.Receipt {
 	x.deadline = sendDeadline(ctx, x.Notification)
+	defer x.release()
 	for {
 		if cause, ok := x.begin(ctx); !ok {
-			return x.finish(cause)
+			return x.receipt(cause)
 		}
 		if cause, ok := x.waitRateLimit(ctx); !ok {
-			return x.finish(cause)
+			return x.receipt(cause)
 		}
 		lease, cause := x.acquireLease(ctx)
 		if lease == nil {
 			x.RateLimiter.Return([]*push.Notification{x.Notification})
-			return x.finish(cause)
+			return x.receipt(cause)
 		}
 		x.attempt(ctx, lease)
 	}
@@ -62,10 +62,10 @@ func (x *execution) begin(ctx context.Context) (cause push.Outcome, ok bool) {
 // admit acquires the concurrency limit of the gateway. While the provider is down, it also acquires a
 // permit of the throttler: nothing should wait for the rate limit then.
 func (x *execution) admit(ctx context.Context) (cause push.Outcome, ok bool) {
-	var err error
-	if x.globalPermit, _, err = x.ConcurrencyLimit.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
+	if _, err := x.ConcurrencyLimit.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
 		return x.shed(err), false
 	}
+	x.admitted = true
 	if x.Throttler.RejectionRate() > 0 {
 		return x.acquireThrottle()
 	}
@@ -82,9 +82,8 @@ func (x *execution) shed(err error) push.Outcome {
 	return cause
 }
 
-// acquireThrottle acquires a permit of the throttler, once for all attempts. Call it after the waits for
-// rate limits and concurrency limits: the throttler counts all time from here on as time that the
-// provider takes.
+// acquireThrottle acquires a permit of the throttler, once for all attempts. Call it after all waits: the
+// throttler counts all time from here on as time that the provider takes.
 func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
 	if x.throttlePermit != (retry.Permit{}) {
 		return push.Outcome{}, true
@@ -120,36 +119,35 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok b
 	return push.Outcome{}, true
 }
 
-// acquireLease acquires the adaptive limit, the throttler and the lease of an endpoint, in this
-// order. After a wait for the adaptive limit it checks the rate limiter again: a scope may have been
-// closed. The pool prefers endpoints that the execution has not tried.
-func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
-	var err error
-	if x.adaptivePermit, _, err = x.AdaptiveLimiter.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
+// acquireLease acquires the lease of an endpoint that the execution has not tried, if there is one, and
+// then the throttler.
+func (x *execution) acquireLease(ctx context.Context) (*pool.Lease, push.Outcome) {
+	lease, err := x.Pool.PickN(ctx, pool.Request{Tried: x.tried, Lane: x.Lane, Flow: x.App, CanQueue: x.CanQueue, MaxWait: x.maxWait(ctx)})
+	if _, rejected := errors.AsType[*push.RejectedError](err); rejected {
 		return nil, x.shed(err)
 	}
-	defer func() {
-		if lease == nil {
-			x.adaptivePermit.release(1, 0)
-		}
-	}()
-	if x.adaptivePermit.waited {
-		if wait := x.RateLimiter.RetryAfter(x.Notification); wait > 0 {
-			return nil, rateLimited(wait)
-		}
-	}
-	if cause, ok := x.acquireThrottle(); !ok {
-		return nil, cause
-	}
-	if lease, err = x.Pool.Pick(ctx, x.tried); err != nil {
+	if err != nil {
 		return nil, noLease(err)
 	}
-	x.adaptivePermit = x.adaptivePermit.leased(1)
-	if expired(x.Notification) {
-		lease.Done(expiredOutcome)
-		return nil, expiredOutcome
+	if cause, ok := x.mayUse(lease); !ok {
+		lease.Done(push.Outcome{})
+		return nil, cause
 	}
 	return lease, push.Outcome{}
+}
+
+// mayUse acquires the throttler. After a wait for the lease it checks the rate limiter again: a scope
+// may have been closed.
+func (x *execution) mayUse(lease *pool.Lease) (cause push.Outcome, ok bool) {
+	if expired(x.Notification) {
+		return expiredOutcome, false
+	}
+	if lease.Waited() > 0 {
+		if wait := x.RateLimiter.RetryAfter(x.Notification); wait > 0 {
+			return rateLimited(wait), false
+		}
+	}
+	return x.acquireThrottle()
 }
 
 // attempt makes one attempt with lease, returns the lease exactly once, even after a panic, and records
@@ -163,7 +161,6 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 	defer func() {
 		a.Took = time.Since(a.Started)
 		lease.Done(a.Outcome)
-		x.adaptivePermit.release(1, a.Took)
 		x.record(a)
 	}()
 	defer x.recoverPanic(x.Notification, func(unknown push.Outcome) { a.Outcome = unknown })
@@ -230,12 +227,17 @@ func (x *execution) countedAttempts() int {
 	return max(1, len(x.attempts)-min(free, maxFreeAttempts))
 }
 
-// finish returns the receipt and releases the permits that are held for all attempts.
-func (x *execution) finish(cause push.Outcome) push.Receipt {
-	x.globalPermit.release(1, 0)
-	receipt := newReceipt(x.Notification, finalOutcome(x.attempts, cause), x.attempts...)
+// receipt returns the receipt of an execution that cause has ended.
+func (x *execution) receipt(cause push.Outcome) push.Receipt {
+	return newReceipt(x.Notification, finalOutcome(x.attempts, cause), x.attempts...)
+}
+
+// release releases what is held for all attempts.
+func (x *execution) release() {
+	if x.admitted {
+		x.ConcurrencyLimit.release(x.Call, 1)
+	}
 	x.throttlePermit.Release(x.lastOutcome(), 1)
-	return receipt
 }
 
 // lastOutcome returns the outcome of the last attempt, which the throttler records. Without an

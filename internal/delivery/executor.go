@@ -38,9 +38,6 @@ type Executor struct {
 	// ConcurrencyLimit bounds the notifications in the gateway; one for all executors. nil sets no
 	// limit, and waiting notifications can use up the memory.
 	ConcurrencyLimit *ConcurrencyLimit
-	// AdaptiveLimiter bounds the notifications that wait for or hold a lease; one per credential.
-	// nil sets no limit, and in an overload all notifications wait.
-	AdaptiveLimiter *AdaptiveLimiter
 	// Observer is called on events; the zero value ignores them.
 	Observer Observer
 	// Logger logs panics of the provider, responses of intermediaries, and when the provider starts

@@ -16,9 +16,7 @@ import (
 // Reasons of outcomes that the gateway itself decides, in addition to those of the packages wire,
 // pool, quota and retry.
 const (
-	reasonOverloaded    = "OVERLOADED"     // the adaptive limit is reached
-	reasonOverShare     = "APP_OVER_SHARE" // the leases are scarce and the app exceeds its share
-	reasonGatewayFull   = "GATEWAY_FULL"   // the concurrency limit of the gateway, or the app's part of it, is reached
+	reasonGatewayFull   = "GATEWAY_FULL" // the concurrency limit of the gateway, or the app's part of it, is reached
 	reasonTTLExpired    = "TTL_EXPIRED"
 	reasonProviderPanic = "PROVIDER_PANIC" // a bug in a provider
 	reasonNotRecorded   = "NOT_RECORDED"   // BeforeAttempt failed: the queue could not record the attempt

@@ -5,7 +5,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,15 +55,15 @@ func (b *batch) finishPanicked(calls []*push.Call) {
 func (b *batch) send(ctx context.Context, calls []*push.Call) {
 	items := b.prepare(calls)
 	for len(items) > 0 {
-		permits, places, admitted := b.admit(ctx, items)
-		run := items[:admitted]
-		for _, i := range items[admitted:places] {
-			b.runAlone(ctx, i, &execution{})
+		run := items[:b.admit(ctx, items)]
+		if len(run) == 0 {
+			b.runAlone(ctx, items)
+			return
 		}
-		if items = items[places:]; len(items) == 0 {
-			b.sendRun(ctx, run, permits)
+		if items = items[len(run):]; len(items) == 0 {
+			b.sendRun(ctx, run)
 		} else {
-			b.others.Go(func() { b.guard(run[0].Notification, func() { b.sendRun(ctx, run, permits) }) })
+			b.others.Go(func() { b.guard(run[0].Notification, func() { b.sendRun(ctx, run) }) })
 		}
 	}
 }
@@ -118,23 +117,26 @@ func (b *batch) finish(calls []*push.Call) {
 	}
 }
 
-// finishWithoutAttempt ends items that have not been attempted, and returns their tokens of the rate
-// limit.
+// finishWithoutAttempt ends items of a run that have not been attempted.
 func (b *batch) finishWithoutAttempt(items []item, cause push.Outcome) {
-	calls, ns := make([]*push.Call, len(items)), make([]*push.Notification, len(items))
+	b.ConcurrencyLimit.release(items[0].Call, len(items))
+	calls := make([]*push.Call, len(items))
 	for i, it := range items {
-		calls[i], ns[i] = it.Call, it.Notification
-	}
-	b.RateLimiter.Return(ns)
-	for _, c := range calls {
-		c.Receipt = newReceipt(c.Notification, cause)
+		calls[i] = it.Call
+		it.Receipt = newReceipt(it.Notification, cause)
 	}
 	b.finish(calls)
 }
 
-// runAlone runs the execution of an item in a goroutine of its own. After a panic, the outcome is
-// unknown.
-func (b *batch) runAlone(ctx context.Context, i item, x *execution) {
+// runAlone sends items like Send.
+func (b *batch) runAlone(ctx context.Context, items []item) {
+	for _, i := range items {
+		b.run(ctx, i, &execution{})
+	}
+}
+
+// run runs the execution of an item in a goroutine of its own. After a panic, the outcome is unknown.
+func (b *batch) run(ctx context.Context, i item, x *execution) {
 	x.Executor, x.Call, x.makeAttempt = b.Executor, i.Call, b.attempt(i.Notification, i.request)
 	b.others.Go(func() {
 		defer b.finish([]*push.Call{i.Call})
@@ -143,77 +145,46 @@ func (b *batch) runAlone(ctx context.Context, i item, x *execution) {
 	})
 }
 
-// permits are what the items of a run hold for their first attempts.
-type permits struct {
-	global, adaptive permit
-	throttle         retry.Permit
-}
-
-// admit acquires permits for the first items. It waits for places in the concurrency limits as one
-// caller, and returns for how many items it has got some. Of these, the rate limit and the throttler
-// have admitted the first ones; the others, which may have to wait separately, hold no permit. If a
-// concurrency limit rejects the run, no item is admitted.
-func (b *batch) admit(ctx context.Context, items []item) (p permits, places, admitted int) {
+// admit acquires places in the concurrency limit for the first items, as one caller, and returns for how
+// many. It returns 0 if the items must be sent alone: the throttler or the limit rejects some of them.
+func (b *batch) admit(ctx context.Context, items []item) (admitted int) {
 	if b.Throttler.RejectionRate() > 0 {
-		return p, len(items), 0
+		return 0
 	}
-	c, wait := items[0].Call, b.maxWait(ctx, items)
-	global, inFlight, err := b.ConcurrencyLimit.acquire(ctx, c, len(items), wait)
-	if err != nil {
-		return p, len(items), 0
-	}
-	adaptive, places, err := b.AdaptiveLimiter.acquire(ctx, c, inFlight, wait)
-	if err != nil {
-		global.release(inFlight, 0)
-		return p, len(items), 0
-	}
-	ns := make([]*push.Notification, places)
-	for i := range ns {
-		ns[i] = items[i].Notification
-	}
-	admitted = b.RateLimiter.TryAcquireN(ns)
-	throttle, err := b.Throttler.Acquire(admitted)
-	if err != nil {
-		b.RateLimiter.Return(ns[:admitted])
-		admitted = 0
-	}
-	adaptive.release(places-admitted, 0)
-	global.release(inFlight-admitted, 0)
-	return permits{global, adaptive, throttle}, places, admitted
+	admitted, _ = b.ConcurrencyLimit.acquire(ctx, items[0].Call, len(items), b.maxWait(ctx, items))
+	return admitted
 }
 
 // maxWait returns how long a run may wait for places: until its first notification may not.
 func (b *batch) maxWait(ctx context.Context, items []item) time.Duration {
-	wait := time.Duration(math.MaxInt64)
+	x := execution{Executor: b.Executor}
 	for _, i := range items {
-		x := execution{Executor: b.Executor, deadline: sendDeadline(ctx, i.Notification)}
-		wait = min(wait, x.maxWait(ctx))
+		at := sendDeadline(ctx, i.Notification)
+		if !at.IsZero() && (x.deadline.IsZero() || at.Before(x.deadline)) {
+			x.deadline = at
+		}
 	}
-	return wait
+	return x.maxWait(ctx)
 }
 
-// release releases the permits of count items that have ended with o.
-func (b *batch) release(p *permits, o push.Outcome, took time.Duration, count int) {
-	p.adaptive.release(count, took)
-	p.throttle.Release(o, count)
-	p.global.release(count, took)
-}
-
-// sendRun makes the first attempts of items with permits. While it waits for leases, the run has one
-// place in the queue of the pool.
-func (b *batch) sendRun(ctx context.Context, items []item, p permits) {
+// sendRun makes the first attempts of items with places in the concurrency limit. While it waits for
+// leases, the run has one place in the queue of the pool.
+func (b *batch) sendRun(ctx context.Context, items []item) {
 	for len(items) > 0 {
-		lease, err := b.Pool.PickN(ctx, nil, len(items))
+		c := items[0].Call
+		lease, err := b.Pool.PickN(ctx, pool.Request{N: len(items), Lane: c.Lane, Flow: c.App, CanQueue: c.CanQueue, MaxWait: b.maxWait(ctx, items)})
+		if _, rejected := errors.AsType[*push.RejectedError](err); rejected {
+			b.ConcurrencyLimit.release(c, len(items))
+			b.runAlone(ctx, items)
+			return
+		}
 		if err != nil {
-			b.release(&p, push.Outcome{}, 0, len(items))
 			b.finishWithoutAttempt(items, noLease(err))
 			return
 		}
+		part := &part{batch: b, lease: lease, ready: make(chan struct{}, 1)}
 		leased := items[:lease.Size()]
-		items = items[len(leased):]
-		part := &part{batch: b, permits: p, lease: lease, ready: make(chan struct{}, 1)}
-		part.adaptive = p.adaptive.leased(len(leased))
-		if len(items) == 0 {
+		if items = items[len(leased):]; len(items) == 0 {
 			part.send(ctx, leased)
 		} else {
 			b.others.Go(func() { b.guard(leased[0].Notification, func() { part.send(ctx, leased) }) })
@@ -224,11 +195,11 @@ func (b *batch) sendRun(ctx context.Context, items []item, p permits) {
 // part is the part of a run that shares a lease. It implements wire.Handler.
 type part struct {
 	*batch
-	permits
-	lease *pool.Lease
-	items []item
-	held  int // places of the lease that are not returned
-	used  any // of Provider.Sign
+	lease    *pool.Lease
+	throttle retry.Permit
+	items    []item
+	held     int // places of the lease that are not returned
+	used     any // of Provider.Sign
 
 	mu      sync.Mutex
 	results []wire.Result // that send has not processed yet
@@ -259,18 +230,18 @@ func (p *part) take() []wire.Result {
 // places of the lease, with the permits.
 func (p *part) send(ctx context.Context, items []item) {
 	p.held = len(items)
+	c := items[0].Call
 	defer func() {
 		if p.held == 0 {
 			return
 		}
 		p.lease.Cancel(p)
 		unknown := push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic}
-		p.release(&p.permits, unknown, 0, p.held)
-		for range p.held {
-			p.lease.Done(unknown)
-		}
+		p.ConcurrencyLimit.release(c, p.held)
+		p.throttle.Release(unknown, p.held)
+		p.unlease(p.held, unknown)
 	}()
-	if p.items = p.dropExpired(items); len(p.items) == 0 {
+	if p.items = p.mayUse(ctx, items); len(p.items) == 0 {
 		return
 	}
 	p.Budget.Deposit(len(p.items))
@@ -302,24 +273,46 @@ func (p *part) send(ctx context.Context, items []item) {
 	}
 }
 
-// dropExpired ends the items that have expired while they waited for the lease, and returns the
-// others.
-func (p *part) dropExpired(items []item) (live []item) {
+// unlease gives back places of the lease whose requests have ended with o.
+func (p *part) unlease(count int, o push.Outcome) {
+	p.held -= count
+	for range count {
+		p.lease.Done(o)
+	}
+}
+
+// mayUse returns the items that the rate limit and the throttler admit immediately. It ends those that
+// have expired while they waited for the lease. The others leave the run: they may have to wait.
+func (p *part) mayUse(ctx context.Context, items []item) (admitted []item) {
 	var dropped []item
-	live = slices.DeleteFunc(items, func(i item) bool {
-		if !expired(i.Notification) {
-			return false
+	live := slices.DeleteFunc(items, func(i item) bool {
+		if expired(i.Notification) {
+			dropped = append(dropped, i)
+			return true
 		}
-		dropped = append(dropped, i)
-		p.held--
-		p.lease.Done(expiredOutcome)
-		return true
+		return false
 	})
 	if len(dropped) > 0 {
-		p.release(&p.permits, push.Outcome{}, 0, len(dropped))
+		p.unlease(len(dropped), expiredOutcome)
 		p.finishWithoutAttempt(dropped, expiredOutcome)
 	}
-	return live
+	ns := make([]*push.Notification, len(live))
+	for n, i := range live {
+		ns[n] = i.Notification
+	}
+	count := p.RateLimiter.TryAcquireN(ns)
+	throttle, err := p.Throttler.Acquire(count)
+	if err != nil {
+		p.RateLimiter.Return(ns[:count])
+		count = 0
+	}
+	p.throttle = throttle
+	if alone := live[count:]; len(alone) > 0 {
+		p.unlease(len(alone), push.Outcome{})
+		p.ConcurrencyLimit.release(alone[0].Call, len(alone))
+		p.runAlone(ctx, alone)
+	}
+	return live[:count]
 }
 
 // sign is Provider.Sign for all items, whose credential is the same.
@@ -339,7 +332,8 @@ func (p *part) process(ctx context.Context, results []wire.Result) {
 			mean := took / time.Duration(count)
 			p.held -= count
 			p.lease.Succeeded(count, mean)
-			p.release(&p.permits, push.Outcome{Verdict: push.Accepted}, mean, count)
+			p.throttle.Release(push.Outcome{Verdict: push.Accepted}, count)
+			p.ConcurrencyLimit.release(accepted[0], count)
 			p.finish(accepted)
 		}
 	}()
@@ -374,14 +368,11 @@ func (p *part) judge(ctx context.Context, n *push.Notification, result wire.Resu
 // leave records an attempt that was not accepted, and continues with its item as Send does.
 func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
 	a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
-	p.held--
-	p.lease.Done(a.Outcome)
-	p.adaptive.release(1, a.Took)
+	p.unlease(1, a.Outcome)
 	x := &execution{
-		Executor: p.Executor, Call: i.Call, endpoint: p.lease.Endpoint(),
-		globalPermit: p.global, throttlePermit: p.throttle,
+		Executor: p.Executor, Call: i.Call, endpoint: p.lease.Endpoint(), admitted: true, throttlePermit: p.throttle,
 		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
 	}
 	x.record(a)
-	p.runAlone(ctx, i, x)
+	p.run(ctx, i, x)
 }

@@ -55,9 +55,9 @@ func manyNotifications(count int) []*push.Notification {
 
 // fullRoute returns a route with every limit.
 func fullRoute(t *testing.T, s *service, endpoints int) *delivery.Route {
-	r := newRoute(t, s, endpoints)
+	r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(endpoints), Size: endpoints, Limiter: new(pool.AdaptiveLimiter)}, endpoints)
 	r.Budget, r.Throttler, r.RateLimiter = new(retry.Budget), new(retry.AdaptiveThrottler), quota.New(quota.Config{})
-	r.ConcurrencyLimit, r.AdaptiveLimiter, r.Unregistered = new(delivery.ConcurrencyLimit), new(delivery.AdaptiveLimiter), new(delivery.UnregisteredCache)
+	r.ConcurrencyLimit, r.Unregistered = new(delivery.ConcurrencyLimit), new(delivery.UnregisteredCache)
 	return r
 }
 
@@ -67,7 +67,7 @@ func checkIdle(t *testing.T, r *delivery.Route) {
 	if s := r.ConcurrencyLimit.Status(); s.InFlight != 0 || s.Waiting != 0 {
 		t.Errorf("concurrency limit: %+v", s)
 	}
-	if s := r.AdaptiveLimiter.Status(); s.InFlight != 0 || s.Waiting != 0 {
+	if s := r.Pool.Limiter().Status(); s.InFlight != 0 || s.Waiting != 0 {
 		t.Errorf("adaptive limit: %+v", s)
 	}
 	for _, e := range r.Pool.Status().Endpoints {
@@ -162,7 +162,7 @@ func TestRunBeyondLimitsWaitsAsSinglesDo(t *testing.T) {
 	for name, limit := range map[string]func(*delivery.Route){
 		"none":        func(*delivery.Route) {},
 		"concurrency": func(r *delivery.Route) { r.ConcurrencyLimit.Max = 48 },
-		"adaptive":    func(r *delivery.Route) { r.AdaptiveLimiter.InitialLimit, r.AdaptiveLimiter.MinLimit = 16, 16 },
+		"adaptive":    func(r *delivery.Route) { r.Pool.Limiter().InitialLimit, r.Pool.Limiter().MinLimit = 16, 16 },
 		"rate": func(r *delivery.Route) {
 			r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 10}})
 		},
@@ -198,8 +198,8 @@ func TestRunWaitsForStreamsAsOneCaller(t *testing.T) {
 			c.latency = time.Second
 			return c, nil
 		}
-		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(2), Size: 2, MaxInFlight: 10, Dial: slow}, 2)
-		r.AdaptiveLimiter, r.ConcurrencyLimit = new(delivery.AdaptiveLimiter), new(delivery.ConcurrencyLimit)
+		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(2), Size: 2, MaxInFlight: 10, Dial: slow, Limiter: new(pool.AdaptiveLimiter)}, 2)
+		r.ConcurrencyLimit = new(delivery.ConcurrencyLimit)
 		started := time.Now()
 		for _, receipt := range sendAll(t, r, t.Context(), manyNotifications(64)...) {
 			if got := verdicts(receipt); got != "accepted = accepted" {
@@ -261,8 +261,8 @@ func TestRunThatWaitsExpires(t *testing.T) {
 			c.latency = 5 * time.Second
 			return c, nil
 		}
-		r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 8, Dial: busy}, 1)
-		r.AdaptiveLimiter, r.ConcurrencyLimit = new(delivery.AdaptiveLimiter), new(delivery.ConcurrencyLimit)
+		r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 8, Dial: busy, Limiter: new(pool.AdaptiveLimiter)}, 1)
+		r.ConcurrencyLimit = new(delivery.ConcurrencyLimit)
 		ns := manyNotifications(16)
 		for i, n := range ns {
 			if i%2 == 1 {
@@ -289,8 +289,8 @@ func TestCallerOfRunLeaves(t *testing.T) {
 			c.latency = time.Hour
 			return c, nil
 		}
-		r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 40, Dial: unresponsive}, 1)
-		r.AdaptiveLimiter, r.ConcurrencyLimit, r.Throttler = new(delivery.AdaptiveLimiter), new(delivery.ConcurrencyLimit), new(retry.AdaptiveThrottler)
+		r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 40, Dial: unresponsive, Limiter: new(pool.AdaptiveLimiter)}, 1)
+		r.ConcurrencyLimit, r.Throttler = new(delivery.ConcurrencyLimit), new(retry.AdaptiveThrottler)
 		waits, leave := context.WithCancel(t.Context())
 		attempts, cancelAttempts := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancelAttempts()
@@ -369,8 +369,8 @@ func TestRunThatTimesOutIsUnknownOrUnsent(t *testing.T) {
 		}
 		outcomes := map[string]int{}
 		for _, run := range []bool{false, true} {
-			r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 40, Dial: unresponsive}, 1)
-			r.AdaptiveLimiter, r.ConcurrencyLimit = new(delivery.AdaptiveLimiter), new(delivery.ConcurrencyLimit)
+			r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 40, Dial: unresponsive, Limiter: new(pool.AdaptiveLimiter)}, 1)
+			r.ConcurrencyLimit = new(delivery.ConcurrencyLimit)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			if !run {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package fairqueue orders items that wait: by priority lane, then fairly among weighted flows, then
-// first in, first out. It starts no goroutine and has no clock: its user decides when an item leaves.
+// first in, first out. It starts no goroutine: its user decides when an item leaves.
 //
 // The order among flows is stride scheduling (Waldspurger and Weihl, 1995). Each flow has a counter,
 // the pass. An item that leaves adds its cost, divided by the weight of the flow, to the pass, and the
@@ -12,8 +12,10 @@ package fairqueue
 import (
 	"cmp"
 	"container/heap"
+	"context"
 	"iter"
 	"slices"
+	"time"
 )
 
 // Queue holds waiting items of type T in flows with keys of type K. The zero value is an empty queue.
@@ -136,13 +138,20 @@ func (q *Queue[K, T]) Remove(item *Item[K, T]) bool {
 	return true
 }
 
+// Stop is the cost of an item after which Pop offers no other one.
+const Stop = -1
+
 // Pop takes the next item out of the queue for which cost is positive, or returns nil. It offers the
 // first item of each flow, lane by lane, and within a lane in the order of their passes. The cost is
 // what the item uses of the share of its flow; with a nil cost, each item costs 1. Pop takes O(log
 // flows) per offered item.
 func (q *Queue[K, T]) Pop(cost func(T) int) *Item[K, T] {
 	for i := range q.lanes {
-		if item, used := q.lanes[i].pop(cost); item != nil {
+		item, used := q.lanes[i].pop(cost)
+		if used == Stop {
+			return nil
+		}
+		if item != nil {
 			f, l := item.flow, &q.lanes[i]
 			l.pass = f.pass
 			f.pass += f.stride * float64(used)
@@ -154,7 +163,7 @@ func (q *Queue[K, T]) Pop(cost func(T) int) *Item[K, T] {
 	return nil
 }
 
-// pop returns the first item with a positive cost. It leaves the item in its flow.
+// pop returns the first item with a positive cost, or the cost Stop. It leaves the item in its flow.
 func (l *lane[K, T]) pop(cost func(T) int) (item *Item[K, T], used int) {
 	if len(l.order) == 0 {
 		return nil, 0
@@ -162,11 +171,11 @@ func (l *lane[K, T]) pop(cost func(T) int) (item *Item[K, T], used int) {
 	if cost == nil {
 		return l.order[0].first, 1
 	}
-	if used = cost(l.order[0].first.Value); used > 0 {
+	if used = cost(l.order[0].first.Value); used != 0 {
 		return l.order[0].first, used
 	}
 	for _, f := range slices.SortedFunc(slices.Values(l.order[1:]), compareFlows) {
-		if used = cost(f.first.Value); used > 0 {
+		if used = cost(f.first.Value); used != 0 {
 			return f.first, used
 		}
 	}
@@ -214,6 +223,20 @@ func (q *Queue[K, T]) All() iter.Seq[*Item[K, T]] {
 			}
 		}
 	}
+}
+
+// Wait waits until ready is closed. It returns false if ctx ends or maxWait passes first: the item may
+// then still be served, until its user has removed it.
+func Wait(ctx context.Context, ready <-chan struct{}, maxWait time.Duration) bool {
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+	select {
+	case <-ready:
+		return true
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return false
 }
 
 // compareFlows orders flows by pass, and equal ones by age, so that the order is deterministic.

@@ -3,10 +3,13 @@
 package fairqueue_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -102,6 +105,40 @@ func TestPopOffersEveryFlowOnce(t *testing.T) {
 	if got := q.Pop(costOf(func(v int) bool { return v == 3 })); got == nil || got.Value != 3 || got.Waiting() {
 		t.Errorf("popped %+v", got)
 	}
+}
+
+func TestStopEndsPop(t *testing.T) {
+	var q queue
+	q.Push(0, "a", 1, 1)
+	q.Push(0, "b", 1, 2)
+	q.Push(1, "c", 1, 3)
+	var offered []int
+	item := q.Pop(func(v int) int {
+		offered = append(offered, v)
+		return []int{0, fairqueue.Stop}[len(offered)-1]
+	})
+	if item != nil || q.Len() != 3 || !slices.Equal(offered, []int{1, 2}) {
+		t.Errorf("popped %v, offered %v, %d left", item, offered, q.Len())
+	}
+}
+
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ready := make(chan struct{})
+		time.AfterFunc(2*time.Second, func() { close(ready) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if fairqueue.Wait(t.Context(), ready, 0) || time.Since(start) != 0 {
+			t.Error("Wait exceeds maxWait")
+		}
+		if fairqueue.Wait(ctx, ready, time.Hour) || time.Since(start) != time.Second {
+			t.Error("Wait does not end with its context")
+		}
+		if !fairqueue.Wait(t.Context(), ready, time.Hour) || time.Since(start) != 2*time.Second {
+			t.Error("Wait does not end when it is ready")
+		}
+	})
 }
 
 // costOf returns a cost of 1 for the items that accept takes.

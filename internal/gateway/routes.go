@@ -128,7 +128,7 @@ func (s *service) route(provider delivery.Provider, r *config.Retry, observer de
 		Provider: provider, Unregistered: u.unregistered,
 		Executor: &delivery.Executor{
 			Pool: u.pool, Budget: u.budget, Throttler: u.throttler, RateLimiter: u.rateLimiter, ConcurrencyLimit: s.g.concurrency,
-			AdaptiveLimiter: u.adaptiveLimiter, Observer: observer, Logger: s.g.log,
+			Observer: observer, Logger: s.g.log,
 			Retry: retry.Policy{
 				Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
 				Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: retryRules(r.Rules),

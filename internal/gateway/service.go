@@ -60,17 +60,16 @@ type authorizer interface {
 
 // upstream is the pool of a service and what limits the use of it.
 type upstream struct {
-	pool            *pool.Pool
-	resolver        pool.Resolver
-	way             byProxy
-	dial            func(context.Context, netip.AddrPort) (pool.Conn, error)
-	budget          *retry.Budget
-	throttler       *retry.AdaptiveThrottler
-	adaptiveLimiter *delivery.AdaptiveLimiter
-	unregistered    *delivery.UnregisteredCache
-	environments    *delivery.EnvironmentCache // of tokens that this environment has refused
-	rateLimiter     *quota.RateLimiter
-	refresh         func(context.Context) error // renews the token in the background; nil if sending renews it
+	pool         *pool.Pool
+	resolver     pool.Resolver
+	way          byProxy
+	dial         func(context.Context, netip.AddrPort) (pool.Conn, error)
+	budget       *retry.Budget
+	throttler    *retry.AdaptiveThrottler
+	unregistered *delivery.UnregisteredCache
+	environments *delivery.EnvironmentCache // of tokens that this environment has refused
+	rateLimiter  *quota.RateLimiter
+	refresh      func(context.Context) error // renews the token in the background; nil if sending renews it
 }
 
 // settings are what the connections and limits of a service depend on, except for quotas and app
@@ -282,15 +281,16 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 			MaxWaiting:  -1, // requests wait for a lease of the pool, which can choose another endpoint
 			DialTimeout: connTimeout, PingTimeout: connTimeout, WriteTimeout: connTimeout,
 		}),
-		budget:          &retry.Budget{Ratio: zeroToNone(float64(s.settings.budget)), PerSecond: s.settings.budgetFloor.PerSecond()},
-		throttler:       &retry.AdaptiveThrottler{PerSecond: s.settings.budgetFloor.PerSecond()},
-		adaptiveLimiter: newAdaptiveLimiter(s.settings.pool, s.weights), rateLimiter: limiter,
+		budget:       &retry.Budget{Ratio: zeroToNone(float64(s.settings.budget)), PerSecond: s.settings.budgetFloor.PerSecond()},
+		throttler:    &retry.AdaptiveThrottler{PerSecond: s.settings.budgetFloor.PerSecond()},
+		rateLimiter:  limiter,
 		unregistered: newUnregisteredCache(s.settings.unregisteredTTL), environments: &delivery.EnvironmentCache{},
 	}
 	if s.cred.fcm != nil {
 		u.refresh = s.cred.fcm.Run
 	}
 	cfg := s.settings.poolConfig()
+	cfg.Limiter = newAdaptiveLimiter(s.settings.pool, s.weights)
 	cfg.Name, cfg.Resolver, cfg.Dial, cfg.Logger, cfg.Observe = s.name, u.resolver, u.dial, s.g.log, s.g.metrics.Observe
 	if way.target != "" {
 		cfg.EndpointName = way.endpointName
@@ -311,7 +311,7 @@ func (g *Gateway) metricsServices() (all []metrics.Service) {
 		if u == nil {
 			continue
 		}
-		w := metrics.Service{Pool: u.pool, RateLimiter: u.rateLimiter, AdaptiveLimiter: u.adaptiveLimiter, RejectionRate: u.throttler.RejectionRate}
+		w := metrics.Service{Pool: u.pool, RateLimiter: u.rateLimiter, RejectionRate: u.throttler.RejectionRate}
 		if s.cred.cert != nil {
 			w.CertificateExpires = s.cred.cert.Leaf.NotAfter
 		}
@@ -326,7 +326,7 @@ func (s *service) reconfigure(weights map[string]int) {
 	defer s.mu.Unlock()
 	s.weights = weights
 	if u := s.upstream.Load(); u != nil {
-		u.adaptiveLimiter.SetWeights(weights)
+		u.pool.Limiter().SetWeights(weights)
 	}
 }
 
@@ -358,10 +358,10 @@ func newUnregisteredCache(ttl time.Duration) *delivery.UnregisteredCache {
 
 // newAdaptiveLimiter returns a limiter that starts at four times the capacity of the pool, because
 // notifications wait during a cold start. Its limit never falls below 5/4 of the capacity.
-func newAdaptiveLimiter(c config.Pool, weights map[string]int) *delivery.AdaptiveLimiter {
+func newAdaptiveLimiter(c config.Pool, weights map[string]int) *pool.AdaptiveLimiter {
 	capacity := c.Size * c.InFlight
-	return &delivery.AdaptiveLimiter{
-		InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Leases: capacity, Weights: weights,
+	return &pool.AdaptiveLimiter{
+		InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Weights: weights,
 	}
 }
 

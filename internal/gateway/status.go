@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
-	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/quotalease"
@@ -25,7 +24,7 @@ type Status struct {
 	Zone     string `json:"zone,omitempty"`
 	Draining bool   `json:"draining"`
 	// Concurrency is the number of notifications in flight in the whole gateway, and its limit.
-	Concurrency delivery.LimitStatus `json:"concurrency"`
+	Concurrency pool.LimitStatus `json:"concurrency"`
 	// Connections are the connections of clients to the API.
 	Connections ConnectionStatus `json:"connections"`
 	Services    []ServiceStatus  `json:"services"`
@@ -46,7 +45,7 @@ type ServiceStatus struct {
 	Quota quota.Status `json:"quota"`
 	// AdaptiveLimit is the number of notifications in flight at the service, and their adaptive
 	// limit.
-	AdaptiveLimit delivery.LimitStatus `json:"adaptive_limit"`
+	AdaptiveLimit pool.LimitStatus `json:"adaptive_limit"`
 	// RejectionRate is the fraction of notifications, from 0 to 1, that the throttler rejects
 	// because the provider is down.
 	RejectionRate float64 `json:"rejection_rate"`
@@ -74,7 +73,7 @@ func (s *usedService) status() ServiceStatus {
 	}
 	s.mu.Unlock()
 	return ServiceStatus{
-		Apps: s.paths, Pool: u.pool.Status(), Quota: s.limiter.status(), AdaptiveLimit: u.adaptiveLimiter.Status(), RejectionRate: u.throttler.RejectionRate(),
+		Apps: s.paths, Pool: u.pool.Status(), Quota: s.limiter.status(), AdaptiveLimit: u.pool.Limiter().Status(), RejectionRate: u.throttler.RejectionRate(),
 	}
 }
 

@@ -106,7 +106,7 @@ func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 	return &delivery.Route{
 		Provider: provider,
 		Executor: &delivery.Executor{
-			Pool: p, RateLimiter: quota.New(quota.Config{}), Budget: new(retry.Budget), Throttler: new(retry.AdaptiveThrottler), AdaptiveLimiter: new(delivery.AdaptiveLimiter),
+			Pool: p, RateLimiter: quota.New(quota.Config{}), Budget: new(retry.Budget), Throttler: new(retry.AdaptiveThrottler),
 		},
 	}
 }

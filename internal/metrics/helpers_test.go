@@ -92,7 +92,7 @@ func startPool(t *testing.T, m *metrics.Metrics, limiter *quota.RateLimiter) *po
 		addrs = append(addrs, netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:443", i+1)))
 	}
 	p, err := pool.New(pool.Config{
-		Name: "apns", Size: 3, Resolver: addrs, Observe: m.Observe, DrainTimeout: time.Millisecond,
+		Name: "apns", Size: 3, Resolver: addrs, Observe: m.Observe, DrainTimeout: time.Millisecond, Limiter: new(pool.AdaptiveLimiter),
 		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return acceptingConn{}, nil },
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func startPool(t *testing.T, m *metrics.Metrics, limiter *quota.RateLimiter) *po
 	}
 	m.WatchServices(func() []metrics.Service {
 		return []metrics.Service{{
-			Pool: p, RateLimiter: limiter, AdaptiveLimiter: new(delivery.AdaptiveLimiter), RejectionRate: func() float64 { return 0.25 },
+			Pool: p, RateLimiter: limiter, RejectionRate: func() float64 { return 0.25 },
 			CertificateExpires: time.Unix(1_800_000_000, 0),
 		}}
 	})

@@ -71,22 +71,22 @@ var rateLimitReadings = []reading[quota.Status]{
 		func(s quota.Status) float64 { return float64(s.ClosedTargets) }),
 }
 
-var adaptiveLimitReadings = []reading[delivery.LimitStatus]{
-	gauge("sluice_adaptive_concurrency_limit", "Current limit of notifications that wait for an endpoint or are being sent.", poolLabels,
-		func(s delivery.LimitStatus) float64 { return float64(s.Limit) }),
-	gauge("sluice_adaptive_concurrency_in_flight", "Notifications that wait for an endpoint or are being sent.", poolLabels,
-		func(s delivery.LimitStatus) float64 { return float64(s.InFlight) }),
-	gauge("sluice_adaptive_concurrency_waiting", "Notifications queued because the adaptive concurrency limit is reached.", poolLabels,
-		func(s delivery.LimitStatus) float64 { return float64(s.Waiting) }),
+var adaptiveLimitReadings = []reading[pool.LimitStatus]{
+	gauge("sluice_adaptive_concurrency_limit", "Current limit of notifications that are being sent, and of single calls that wait for an endpoint.", poolLabels,
+		func(s pool.LimitStatus) float64 { return float64(s.Limit) }),
+	gauge("sluice_adaptive_concurrency_in_flight", "Notifications that are being sent, and other single calls that wait for an endpoint.", poolLabels,
+		func(s pool.LimitStatus) float64 { return float64(s.InFlight) }),
+	gauge("sluice_adaptive_concurrency_waiting", "Notifications of batches, of calls with several targets and of the queue that wait for an endpoint.", poolLabels,
+		func(s pool.LimitStatus) float64 { return float64(s.Waiting) }),
 }
 
-var concurrencyReadings = []reading[delivery.LimitStatus]{
+var concurrencyReadings = []reading[pool.LimitStatus]{
 	gauge("sluice_concurrency_limit", "Maximum number of notifications in the gateway.", nil,
-		func(s delivery.LimitStatus) float64 { return float64(s.Limit) }),
+		func(s pool.LimitStatus) float64 { return float64(s.Limit) }),
 	gauge("sluice_concurrency_in_flight", "Notifications in the gateway, including those that wait.", nil,
-		func(s delivery.LimitStatus) float64 { return float64(s.InFlight) }),
+		func(s pool.LimitStatus) float64 { return float64(s.InFlight) }),
 	gauge("sluice_concurrency_waiting", "Notifications queued because the concurrency limit of the gateway is reached.", nil,
-		func(s delivery.LimitStatus) float64 { return float64(s.Waiting) }),
+		func(s pool.LimitStatus) float64 { return float64(s.Waiting) }),
 }
 
 var throttleReading = gauge("sluice_throttle_rejection_ratio", "Fraction of notifications that the throttler rejects, 0 to 1; 0 while the provider answers.",
@@ -111,9 +111,8 @@ var (
 // Service is one credential at one push service. Only Pool is required. The name of the pool must
 // be unique: it is the label pool of all metrics of the service.
 type Service struct {
-	Pool            *pool.Pool
-	RateLimiter     *quota.RateLimiter
-	AdaptiveLimiter *delivery.AdaptiveLimiter
+	Pool        *pool.Pool
+	RateLimiter *quota.RateLimiter
 	// RejectionRate returns the fraction of notifications that the throttler rejects.
 	RejectionRate func() float64
 	// CertificateExpires is the expiry of the client certificate; zero if there is none.
@@ -193,7 +192,7 @@ func (w Service) collect(to chan<- prometheus.Metric, status pool.Status) {
 	}
 	sendByState(to, endpointsDesc, status.Name, status.Endpoints)
 	sendByState(to, sparesDesc, status.Name, status.Spares)
-	adaptive := w.AdaptiveLimiter.Status()
+	adaptive := w.Pool.Limiter().Status()
 	for _, r := range adaptiveLimitReadings {
 		r.send(to, adaptive, status.Name)
 	}
