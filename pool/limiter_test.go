@@ -114,20 +114,20 @@ func TestAppsMayUseLeasesOfConnectingEndpoints(t *testing.T) {
 		}
 		tp.run()
 		var mu sync.Mutex
-		overShare := 0
+		rejected := 0
 		for i := range 100 {
 			go func() {
 				_, err := tp.PickN(t.Context(), pool.Request{Flow: []string{"shop", "bank"}[i%2]})
 				if e, ok := errors.AsType[*push.RejectedError](err); ok && e.Reason == pool.ReasonOverShare {
 					mu.Lock()
 					defer mu.Unlock()
-					overShare++
+					rejected++
 				}
 			}()
 			synctest.Wait()
 		}
-		if overShare != 20 {
-			t.Errorf("of 100 requests of two apps for 100 leases, %d were rejected; want 20", overShare)
+		if rejected != 20 {
+			t.Errorf("of 100 requests of two apps for 100 leases, %d were rejected; want 20", rejected)
 		}
 	})
 }
