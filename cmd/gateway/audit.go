@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,18 +63,42 @@ func (a auditCmd) report(p process) (*audit.Report, error) {
 	}
 	report, err := gateway.Audit(p, cfg)
 	if errors.Is(err, jetstream.ErrLocked) {
-		return fetchAudit(p, string(cfg.Admin.Listen))
+		return fetchAudit(p, &cfg.Admin)
 	}
 	return report, err
 }
 
+// adminClient returns a client for the admin listener, and the base of its URLs. With TLS, it accepts
+// the certificate of the configuration.
+func adminClient(admin *config.Admin) (client *http.Client, base string, err error) {
+	if admin.TLS.CertFile == "" {
+		return http.DefaultClient, "http://" + string(admin.Listen), nil
+	}
+	pair, err := tls.LoadX509KeyPair(string(admin.TLS.CertFile), string(admin.TLS.KeyFile))
+	if err != nil {
+		return nil, "", fmt.Errorf("gateway: admin.tls: %w", err)
+	}
+	trusted := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}
+	trusted.RootCAs.AddCert(pair.Leaf)
+	if len(pair.Leaf.DNSNames) > 0 {
+		trusted.ServerName = pair.Leaf.DNSNames[0]
+	} else if len(pair.Leaf.IPAddresses) > 0 {
+		trusted.ServerName = pair.Leaf.IPAddresses[0].String()
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: trusted}}, "https://" + string(admin.Listen), nil
+}
+
 // fetchAudit requests the audit from the gateway that uses the directory.
-func fetchAudit(ctx context.Context, admin string) (*audit.Report, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+gateway.AuditPath, nil)
+func fetchAudit(ctx context.Context, admin *config.Admin) (*audit.Report, error) {
+	client, base, err := adminClient(admin)
 	if err != nil {
 		return nil, err
 	}
-	response, err := http.DefaultClient.Do(r)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+gateway.AuditPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(r)
 	if err != nil {
 		return nil, fmt.Errorf("gateway: another gateway uses the directory and does not respond at admin.listen (stop it or try again): %w", err)
 	}

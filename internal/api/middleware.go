@@ -89,8 +89,23 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
-		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key),
+		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)),
 		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace))
+}
+
+// callerName returns the name in the caller's certificate, or "" without one.
+func callerName(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return ""
+	}
+	cert := r.TLS.PeerCertificates[0]
+	for _, uri := range cert.URIs { // of a workload (SPIFFE)
+		return uri.String()
+	}
+	if cert.Subject.CommonName == "" && len(cert.DNSNames) > 0 {
+		return cert.DNSNames[0]
+	}
+	return cert.Subject.CommonName
 }
 
 // logPanic logs the type and stack of a panic, but not its value: the value can contain data of the

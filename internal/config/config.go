@@ -20,10 +20,12 @@ import "time"
 
 // Config is a whole configuration file.
 type Config struct {
-	// Address of the API, host:port. The API speaks plain HTTP: if the address is not a loopback
-	// address, put a TLS proxy in front of it. Port 0 picks a free port.
+	// Address of the API, host:port. Without tls it is plain HTTP: if other machines can connect to
+	// the address, set tls or put a TLS proxy in front of it. Port 0 picks a free port.
 	Listen Address `name:"listen" default:"127.0.0.1:8080"`
-	Admin  Admin   `name:"admin"`
+	// TLS of the API. Clients choose HTTP/2 or HTTP/1.1.
+	TLS   TLS   `name:"tls"`
+	Admin Admin `name:"admin"`
 	// Zone that this gateway runs in. Clients prefer gateways in their own zone; /v1/status shows
 	// it.
 	Zone string `name:"zone" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
@@ -53,6 +55,33 @@ type Admin struct {
 	// Address of /metrics and /debug/pprof, host:port. It requires no key: keep it on loopback or
 	// behind a firewall.
 	Listen Address `name:"listen" default:"127.0.0.1:9090"`
+	// TLS of the admin listener. With client_ca_file, Prometheus and probes need a certificate.
+	TLS TLS `name:"tls"`
+}
+
+// TLS configures TLS 1.2 and later for a listener. The files are read again when their contents
+// change; open connections continue. If new contents are invalid, the previous ones stay in use, and
+// the log says why.
+type TLS struct {
+	// Certificate of the gateway, followed by its intermediate certificates, in PEM. It turns TLS on.
+	CertFile File `name:"cert_file"`
+	// Private key of the certificate in PEM, mode 0600.
+	KeyFile File `name:"key_file"`
+	// Certificates of authorities in PEM. Clients must then have a certificate of one of them, in
+	// addition to their API key; the log shows its name. Health checks of the listener need one too:
+	// the admin listener has /readyz without it.
+	ClientCAFile File `name:"client_ca_file"`
+}
+
+// TLSBlock is a TLS block and its path in the file.
+type TLSBlock struct {
+	Path string
+	TLS  *TLS
+}
+
+// TLSBlocks returns the TLS blocks of the API and of the admin listener.
+func (c *Config) TLSBlocks() [2]TLSBlock {
+	return [...]TLSBlock{{"tls", &c.TLS}, {"admin.tls", &c.Admin.TLS}}
 }
 
 // Pool configures the connected endpoints of one service. There is one pool per credential and URL.

@@ -15,7 +15,7 @@ func TestErrorsNamePositionAndAllowedValues(t *testing.T) {
 		"unknown key with a similar known key": {
 			shopConfig + "lisen: x\n", `gateway.yaml:5:1: lisen: unknown key (did you mean listen?)`},
 		"unknown key without a similar known key": {
-			shopConfig + "admin:\n  colour: red\n", `gateway.yaml:6:3: admin.colour: unknown key (known here: listen)`},
+			shopConfig + "admin:\n  colour: red\n", `gateway.yaml:6:3: admin.colour: unknown key (known here: listen, tls)`},
 		"unknown key in a nested block": {
 			shopConfig + "pool:\n  breaker: {consecutiv: 3}\n", `gateway.yaml:6:13: pool.breaker.consecutiv: unknown key (did you mean consecutive?)`},
 		"duplicate key": {

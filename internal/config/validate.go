@@ -21,6 +21,9 @@ func (d *decoder) validate(cfg *Config) {
 	if cfg.Queue.Dir != "" && cfg.Queue.NATS.URL != "" {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
+	for _, block := range cfg.TLSBlocks() {
+		d.validateTLS(block.Path, block.TLS)
+	}
 	d.validateBudgetFloor("retry", cfg.Retry)
 	for _, p := range cfg.Proxies() {
 		d.validateProxy(p.Path, p.Proxy)
@@ -41,6 +44,16 @@ func (d *decoder) validate(cfg *Config) {
 		d.validateApp(path, cfg.Apps[name], cfg.Quota)
 		d.validateWebhooks(joinPath(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
 		d.validateAppRetry(path, cfg.Apps[name], cfg.Retry)
+	}
+}
+
+// validateTLS rejects a certificate without its key, and other keys without a certificate.
+func (d *decoder) validateTLS(path string, t *TLS) {
+	switch {
+	case t.CertFile == "" && t.KeyFile == "" && t.ClientCAFile != "":
+		d.fail(joinPath(path, "client_ca_file"), "needs cert_file and key_file, the certificate of the gateway")
+	case t.CertFile != "" || t.KeyFile != "":
+		d.requireAll(path, "TLS", map[string]bool{"cert_file": t.CertFile != "", "key_file": t.KeyFile != ""})
 	}
 }
 

@@ -36,6 +36,7 @@ func (g *Gateway) Checks() []Check {
 		{"listen", verifyListen(string(snap.cfg.Listen))},
 		{"admin.listen", verifyListen(string(snap.cfg.Admin.Listen))},
 	}
+	checks = append(checks, tlsChecks(snap)...)
 	checks = append(checks, timeoutChecks(snap.cfg)...)
 	checks = append(checks, proxyChecks(snap)...)
 	checks = append(checks, storageChecks(snap.cfg)...)
@@ -178,6 +179,7 @@ func Warnings(cfg *config.Config) (found []string) {
 		}
 		found = append(found, fmt.Sprintf("%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)", f.key, string(f.file), info.Mode().Perm()))
 	}
+	found = append(found, tlsWarnings(cfg)...)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		if c := cfg.Apps[name].APNs; c != nil {
 			found = append(found, apnsWarnings("apps."+name+".apns", c)...)
@@ -220,6 +222,11 @@ func fileRefs(cfg *config.Config) (refs []fileRef) {
 			add(fmt.Sprintf("%swebhooks[%d].secret_file", path, i), w.SecretFile, true)
 			add(fmt.Sprintf("%swebhooks[%d].ca_file", path, i), w.CAFile, false)
 		}
+	}
+	for _, block := range cfg.TLSBlocks() {
+		add(block.Path+".key_file", block.TLS.KeyFile, true)
+		add(block.Path+".cert_file", block.TLS.CertFile, false)
+		add(block.Path+".client_ca_file", block.TLS.ClientCAFile, false)
 	}
 	for _, p := range cfg.Proxies() {
 		add(p.Path+".credentials_file", p.Proxy.CredentialsFile, true)

@@ -72,6 +72,7 @@ func (l *connLimiter) Close() error {
 
 // track is the ConnState hook of the server.
 func (l *connLimiter) track(conn net.Conn, state http.ConnState) {
+	conn = withoutTLS(conn)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	element, open := l.conns[conn]

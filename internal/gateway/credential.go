@@ -67,6 +67,7 @@ type files struct {
 	credentials  cache[credentialKey, credential]
 	proxies      cache[proxyKey, proxy.Proxy]
 	tokenClients cache[transportKey, http.Client]
+	listeners    cache[listenerKey, tls.Config]
 	fileProxy    *proxy.Proxy // of the block proxy; nil without one
 }
 
@@ -76,11 +77,12 @@ func (f *files) init(previous *files) {
 	f.credentials.init(&previous.credentials)
 	f.proxies.init(&previous.proxies)
 	f.tokenClients.init(&previous.tokenClients)
+	f.listeners.init(&previous.listeners)
 }
 
 // release forgets the files of the previous configuration, or this one would keep what it does not use.
 func (f *files) release() {
-	f.roots.previous, f.credentials.previous, f.proxies.previous, f.tokenClients.previous = nil, nil, nil, nil
+	f.roots.previous, f.credentials.previous, f.proxies.previous, f.tokenClients.previous, f.listeners.previous = nil, nil, nil, nil, nil
 }
 
 // credentialKey is what a credential is made from.
@@ -243,30 +245,16 @@ func (f *files) apns(path string, c *config.APNs) (*credential, error) {
 // clientCertificate returns the client certificate of an APNs block. An expired certificate is an
 // error, because nothing could be sent with it.
 func clientCertificate(path string, c *config.APNs) (*credential, error) {
-	certPEM, err := readFile(path, "cert_file", c.CertFile)
+	pair, err := readCertificate(path, "cert_key_file", c.CertFile, c.CertKeyFile)
 	if err != nil {
 		return nil, err
-	}
-	keyPEM, err := readFile(path, "cert_key_file", c.CertKeyFile)
-	if err != nil {
-		return nil, err
-	}
-	if err := keyfile.CheckCertificate(certPEM); err != nil {
-		return nil, keyError(path, "cert_file", fmt.Errorf("%q: %w", string(c.CertFile), err))
-	}
-	if _, err := keyfile.Key(keyPEM, "PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"); err != nil {
-		return nil, keyError(path, "cert_key_file", fmt.Errorf("%q: %w", string(c.CertKeyFile), err))
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, keyError(path, "cert_file", fmt.Errorf("%q and cert_key_file are not a certificate and its key: %w", string(c.CertFile), err))
 	}
 	if now := time.Now(); now.After(pair.Leaf.NotAfter) || now.Before(pair.Leaf.NotBefore) {
 		return nil, keyError(path, "cert_file", fmt.Errorf("%q is valid only from %s to %s (get a new one from Apple, or correct this machine's clock)",
 			string(c.CertFile), pair.Leaf.NotBefore.Format(time.DateOnly), pair.Leaf.NotAfter.Format(time.DateOnly)))
 	}
 	id := digest(pair.Certificate[0])
-	return &credential{id: id, label: "certificate " + id[:8], cert: &pair}, nil
+	return &credential{id: id, label: "certificate " + id[:8], cert: pair}, nil
 }
 
 // fcm returns the account and project of an FCM block. Its provider caches the access token.
@@ -319,20 +307,26 @@ func vapidKey(path string, c *config.WebPush) (*webpush.Key, error) {
 
 // rootCAs returns the root certificates of a ca_file, or nil if file is empty.
 func (f *files) rootCAs(path string, file config.File) (*rootCAs, error) {
+	return f.authorities(path, "ca_file", file)
+}
+
+// authorities returns the certificates of the file that the configuration key path.key refers to, or
+// nil if file is empty.
+func (f *files) authorities(path, key string, file config.File) (*rootCAs, error) {
 	if file == "" {
 		return nil, nil
 	}
-	text, err := readFile(path, "ca_file", file)
+	text, err := readFile(path, key, file)
 	if err != nil {
 		return nil, err
 	}
 	return f.roots.get(digest(text), func() (*rootCAs, error) {
 		if err := keyfile.CheckCertificate(text); err != nil {
-			return nil, keyError(path, "ca_file", fmt.Errorf("%q: %w", string(file), err))
+			return nil, keyError(path, key, fmt.Errorf("%q: %w", string(file), err))
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(text) {
-			return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no valid certificate", string(file)))
+			return nil, keyError(path, key, fmt.Errorf("%q contains no valid certificate", string(file)))
 		}
 		return &rootCAs{pool}, nil
 	})

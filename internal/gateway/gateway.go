@@ -125,6 +125,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer cancel()
 	g.startCurrent()
 	admin := g.newServer(g.background.ctx, g.adminHandler(), g.adminConns)
+	g.setTLS(admin, 1)
 	g.background.start(func(context.Context) error {
 		defer cancel()
 		return serve(admin, g.adminConns)

@@ -323,4 +323,3 @@ func TestAppsWithOneCredentialNeedOneProxy(t *testing.T) {
 		t.Error(err)
 	}
 }
-

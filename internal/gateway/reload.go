@@ -19,7 +19,7 @@ import (
 
 // restartKeys are the keys that a reload cannot change: they configure what is opened once at the
 // start, or copied into it.
-var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight",
+var restartKeys = []string{"listen", "admin.listen", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight",
 	"limits.header_timeout", "limits.idle_timeout", "limits.connections"}
 
 // Follow loads the configuration and reloads the gateway for each message on changed, until changed
@@ -144,6 +144,11 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 			restart = append(restart, change.Key)
 		}
 	}
+	for i, was := range from.TLSBlocks() {
+		if (was.TLS.CertFile == "") != (to.TLSBlocks()[i].TLS.CertFile == "") {
+			restart = append(restart, was.Path)
+		}
+	}
 	if len(restart) > 0 {
 		return nil, fmt.Errorf("config: %s cannot change while the gateway runs (restart it)", strings.Join(restart, ", "))
 	}
@@ -178,6 +183,11 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 	for name, hook := range next.webhooks {
 		if was := old.webhooks[name]; was != nil && was != hook {
 			changes = append(changes, "webhook "+name+": restarted at its checkpoint")
+		}
+	}
+	for i, block := range next.cfg.TLSBlocks() {
+		if old.tls[i] != next.tls[i] {
+			changes = append(changes, block.Path+": new certificates")
 		}
 	}
 	slices.Sort(changes)

@@ -62,6 +62,11 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 			b.addSecondary(a, &read[i].apns)
 		}
 	}
+	for i, block := range cfg.TLSBlocks() {
+		if next.tls[i], err = contents.listenerTLS(block.Path, block.TLS); err != nil {
+			b.errs = append(b.errs, err)
+		}
+	}
 	contents.release()
 	if next.api, err = g.newAPI(cfg); err != nil {
 		b.errs = append(b.errs, fmt.Errorf("config: %w", err))

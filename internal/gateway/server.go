@@ -76,14 +76,16 @@ func mutexProfile(w http.ResponseWriter, r *http.Request) {
 	pprof.Handler("mutex").ServeHTTP(w, r)
 }
 
-// apiServer returns the server of the API. It supports HTTP/1.1, and unencrypted HTTP/2 with prior
+// apiServer returns the server of the API. It supports HTTP/1.1, and HTTP/2 over TLS or with prior
 // knowledge (RFC 9113 §3.3), which package client uses: many calls share a connection, and GOAWAY
 // tells which requests were not processed.
 func (g *Gateway) apiServer(base context.Context) *http.Server {
 	s := g.newServer(base, g.withLoadReport(g.currentAPI()), g.conns)
+	g.setTLS(s, 0)
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
+	s.Protocols.SetHTTP2(true) // with TLS
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
 	return s
 }
@@ -102,10 +104,15 @@ func (g *Gateway) newServer(base context.Context, handler http.Handler, conns *c
 	return s
 }
 
-// serve calls s.Serve. It returns nil if the server was closed.
-func serve(s *http.Server, l net.Listener) error {
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
+// serve calls s.Serve or, with TLS, s.ServeTLS. It returns nil if the server was closed.
+func serve(s *http.Server, l net.Listener) (err error) {
+	if s.TLSConfig != nil {
+		err = s.ServeTLS(l, "", "")
+	} else {
+		err = s.Serve(l)
 	}
-	return nil
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }

@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type snapshot struct {
 	apple         map[string]*apnsApp    // by app
 	webhooks      map[string]*appWebhook // by name
 	api           *api.Handler
+	tls           [2]*tls.Config // of the API and the admin listener; nil for plain HTTP
 
 	// users is the number of calls in progress, plus one while the snapshot is current, plus one
 	// while the previous snapshot has users. It never rises again from 0.
