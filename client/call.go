@@ -55,9 +55,9 @@ func (c *call) run(ctx context.Context) (push.Receipt, error) {
 	}
 	plain := *c.n
 	plain.Retry = nil // it limits attempts at the push service, not at gateways
-	receipt := c.executor.Do(ctx, &push.Call{Notification: &plain}, attempt)
+	receipt := *c.executor.Do(ctx, &push.Call{Notification: &plain}, attempt)
 	if gatewayLost(receipt) && c.n.MayRetryUnknown() && ctx.Err() == nil {
-		receipt = mergeReceipts(receipt, c.executor.Do(ctx, &push.Call{Notification: &plain}, attempt))
+		receipt = mergeReceipts(receipt, *c.executor.Do(ctx, &push.Call{Notification: &plain}, attempt))
 	}
 	return c.result(receipt)
 }

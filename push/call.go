@@ -23,14 +23,14 @@ type Call struct {
 	// is unknown until a response arrives. If it returns an error, the attempt is not sent and the
 	// send ends as Abandoned.
 	BeforeAttempt func(attempt int) error
-	// Receipt is set when a call that is sent together with others has ended.
+	// Receipt is set when the call has ended. Senders pass on its address, because it is large.
 	Receipt Receipt
 }
 
-// SendEach sends each call with send, all at once, and returns when all have ended. ended gets calls
+// SendEach sends each call with send, which sets its Receipt, all at once, and returns when all have ended. ended gets calls
 // that have ended; it is called by several goroutines. If send panics, SendEach does when all others
 // have ended.
-func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func(context.Context, *Call) Receipt) {
+func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func(context.Context, *Call) *Receipt) {
 	var all sync.WaitGroup
 	panics := make(chan any, len(calls))
 	for _, c := range calls {
@@ -40,7 +40,7 @@ func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func
 					panics <- p
 				}
 			}()
-			c.Receipt = send(ctx, c)
+			send(ctx, c)
 			ended([]*Call{c})
 		})
 	}

@@ -23,8 +23,9 @@ import (
 
 // Sender sends one notification. It is safe for concurrent use.
 type Sender interface {
-	// Send returns when the notification has ended, or soon after ctx is done.
-	Send(ctx context.Context, n *push.Call) push.Receipt
+	// Send sends c, sets c.Receipt and returns its address. It returns when the notification has ended,
+	// or soon after ctx is done.
+	Send(ctx context.Context, c *push.Call) *push.Receipt
 	// SendAll sends notifications of one app, platform and lane that have no Idempotency-Key, and
 	// returns when all have ended, or soon after ctx is done. ended gets calls that have ended. It is
 	// called by several goroutines and must not keep the slice.

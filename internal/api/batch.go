@@ -151,7 +151,8 @@ type job struct {
 const notInBatch = -1
 
 // appendReceipt appends the receipt of a job with its position.
-func (j *job) appendReceipt(b []byte, r push.Receipt) []byte {
+func (j *job) appendReceipt(b []byte) []byte {
+	r := *j.batchReceipt()
 	if j.index != notInBatch {
 		r.Index = &j.index
 	}
@@ -159,7 +160,7 @@ func (j *job) appendReceipt(b []byte, r push.Receipt) []byte {
 		r.TargetIndex = &j.entry.index
 		r.Field, r.Detail = j.entry.rename(r.Field), j.entry.rename(r.Detail)
 	}
-	if !j.result.replayed {
+	if !j.replayed {
 		return r.AppendJSON(b)
 	}
 	b = append(b, `{"replayed":true,`...)
@@ -270,11 +271,11 @@ func (b *batch) addItem(index int, text []byte) *problem {
 func (b *batch) add(index int, subs []*submission) {
 	for _, sub := range subs {
 		j := job{index, sub}
-		if sub.n == nil {
+		if sub.Notification == nil {
 			b.writeResult(&j, nil)
 			continue
 		}
-		sub.canQueue = true
+		sub.CanQueue = true
 		if b.pending = append(b.pending, j); len(b.pending) == maxPendingJobs {
 			b.flush()
 		}
@@ -309,7 +310,7 @@ func splitRun(pending []job, limit int) (run, others []job) {
 	first := pending[0]
 	for i, j := range pending {
 		switch {
-		case i == 0, len(run) < limit && first.key == "" && j.key == "" && first.n.Platform == j.n.Platform && first.n.EffectiveLane() == j.n.EffectiveLane():
+		case i == 0, len(run) < limit && first.key == "" && j.key == "" && first.Platform == j.Platform && first.EffectiveLane() == j.EffectiveLane():
 			run = append(run, j)
 		default:
 			others = append(others, j)
@@ -329,7 +330,7 @@ func (b *batch) enqueueLater(j job) {
 // start sends a run. It blocks until its platform has free slots, and does not wait for the end of the
 // run. A platform that does not respond therefore leaves the slots of the others free.
 func (b *batch) start(run []job) {
-	platform := run[0].n.Platform
+	platform := run[0].Platform
 	slots := b.slots[platform]
 	if slots == nil {
 		slots = semaphore.NewWeighted(int64(b.limits.InFlight))
@@ -350,46 +351,42 @@ func (b *batch) start(run []job) {
 
 // sendRun sends a run of jobs without keys and writes their receipts.
 func (b *batch) sendRun(ctx context.Context, run []job, slots *semaphore.Weighted) {
-	calls, pointers := make([]push.Call, len(run)), make([]*push.Call, len(run))
+	calls := make([]*push.Call, len(run))
 	for i, j := range run {
-		calls[i] = push.Call{Notification: j.n, Index: i, CanQueue: true, Content: j.content}
-		pointers[i] = &calls[i]
+		calls[i], j.Call.Index = &j.Call, i
 	}
 	ended := func(calls []*push.Call) { b.writeReceipts(run, calls, slots) }
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			b.logPanic(b.ctx, panicked, b.requestID)
-			pointers = slices.DeleteFunc(pointers, func(c *push.Call) bool { return c.Receipt.ID != "" })
-			for _, c := range pointers {
+			calls = slices.DeleteFunc(calls, func(c *push.Call) bool { return c.Receipt.ID != "" })
+			for _, c := range calls {
 				c.Receipt = internalReceipt(c.Notification)
 			}
-			ended(pointers)
+			ended(calls)
 		}
 	}()
-	b.sender.SendAll(ctx, pointers, ended)
+	b.sender.SendAll(ctx, calls, ended)
 }
 
 // internalReceipt returns the receipt of a notification whose send panicked.
 func internalReceipt(n *push.Notification) push.Receipt {
 	r := (&problem{kind: internal}).batchReceipt()
 	r.ID = n.ID
-	return r
+	return *r
 }
 
 // writeReceipts writes the receipts of calls that have ended, and frees their slots. The Index of each is
 // its position in run.
 func (b *batch) writeReceipts(run []job, calls []*push.Call, slots *semaphore.Weighted) {
 	if b.out == nil {
-		for _, c := range calls {
-			run[c.Index].result.receipt = c.Receipt
-		}
 		slots.Release(int64(len(calls)))
 		return
 	}
 	lines := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(lines)
 	for _, c := range calls {
-		lines.Write(append(run[c.Index].appendReceipt(lines.AvailableBuffer(), c.Receipt), '\n'))
+		lines.Write(append(run[c.Index].appendReceipt(lines.AvailableBuffer()), '\n'))
 	}
 	b.out.addWithSlots(lines.Bytes(), slots, len(calls))
 }
@@ -443,7 +440,7 @@ func (b *batch) runGuarded(group []job, slots *semaphore.Weighted, do func()) {
 		if panicked := recover(); panicked != nil {
 			b.logPanic(b.ctx, panicked, b.requestID)
 			for i := range group {
-				group[i].result = result{receipt: internalReceipt(group[i].n)}
+				group[i].Receipt, group[i].problem = internalReceipt(group[i].Notification), nil
 				b.writeResult(&group[i], slots)
 			}
 		}
@@ -456,7 +453,7 @@ func (b *batch) runGuarded(group []job, slots *semaphore.Weighted, do func()) {
 
 // reject writes the receipt of an item that is not sent.
 func (b *batch) reject(index int, p *problem) {
-	b.writeResult(&job{index, &submission{result: failed(*p)}}, nil)
+	b.writeResult(&job{index, rejected(p)}, nil)
 }
 
 // writeResult writes the receipt of a job on its own line and frees its slot, if it holds one of slots.
@@ -469,7 +466,7 @@ func (b *batch) writeResult(j *job, slots *semaphore.Weighted) {
 	}
 	line := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(line)
-	line.Write(append(j.appendReceipt(line.AvailableBuffer(), j.result.batchReceipt()), '\n'))
+	line.Write(append(j.appendReceipt(line.AvailableBuffer()), '\n'))
 	if slots != nil {
 		b.out.addWithSlots(line.Bytes(), slots, 1)
 	} else {

@@ -19,7 +19,10 @@ const typical = `{"platform":"apns","token":"5f2b8d0a6c1e4f73905b2a8d7c6e1f0449a
 // acceptAll accepts everything and records nothing.
 type acceptAll struct{}
 
-func (acceptAll) Send(_ context.Context, n *push.Call) push.Receipt { return accepted(n.Notification) }
+func (acceptAll) Send(_ context.Context, c *push.Call) *push.Receipt {
+	c.Receipt = accepted(c.Notification)
+	return &c.Receipt
+}
 
 func (a acceptAll) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	push.SendEach(ctx, calls, ended, a.Send)

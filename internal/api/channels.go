@@ -116,11 +116,11 @@ func (s *server) manage(w *response, r *http.Request, call push.ChannelCall) ([]
 	ctx, cancel := context.WithTimeout(r.Context(), s.limits.SendTimeout)
 	defer cancel()
 	channels, receipt := s.channels.Manage(ctx, call)
-	return channels, channelProblem(receipt, call.Action)
+	return channels, channelProblem(&receipt, call.Action)
 }
 
 // channelProblem returns why a channel call failed, or nil if it succeeded.
-func channelProblem(r push.Receipt, act push.ChannelAction) *problem {
+func channelProblem(r *push.Receipt, act push.ChannelAction) *problem {
 	switch {
 	case r.Verdict == push.Accepted:
 		return nil

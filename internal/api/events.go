@@ -200,7 +200,7 @@ func (f *feed) feedProblem(ctx context.Context, err error) *problem {
 	}
 	p := f.storageUnavailable(ctx, err)
 	p.detail = "reconnect after the time in Retry-After with the last id that you received"
-	return &p
+	return p
 }
 
 // feedCursor returns the cursor after which the feed starts. A client that reconnects sends it in

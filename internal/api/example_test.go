@@ -16,9 +16,10 @@ import (
 // echo accepts all notifications.
 type echo struct{}
 
-func (echo) Send(_ context.Context, n *push.Call) push.Receipt {
-	fmt.Println("sent:", n.App, n.Platform, n.Title)
-	return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
+func (echo) Send(_ context.Context, c *push.Call) *push.Receipt {
+	fmt.Println("sent:", c.App, c.Platform, c.Title)
+	c.Receipt = push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
+	return &c.Receipt
 }
 
 func (e echo) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {

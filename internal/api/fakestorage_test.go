@@ -57,10 +57,10 @@ func newTestAPIWithStorage(t testing.TB, change ...func(*api.Config)) (*testAPI,
 }
 
 // Send sends n synchronously.
-func (f *fakeStorage) Send(ctx context.Context, n *push.Call) push.Receipt {
+func (f *fakeStorage) Send(ctx context.Context, n *push.Call) *push.Receipt {
 	f.addEvent(push.Event{ID: n.ID, App: n.App, Status: push.StatusQueued, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
 	r := f.Sender.Send(ctx, n)
-	f.addResult(r, n.App)
+	f.addResult(*r, n.App)
 	return r
 }
 

@@ -30,14 +30,16 @@ type sender struct {
 	canQueue []bool
 }
 
-func (s *sender) Send(ctx context.Context, n *push.Call) push.Receipt {
+func (s *sender) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	s.mu.Lock()
-	s.sent, s.canQueue = append(s.sent, n.Notification), append(s.canQueue, n.CanQueue)
+	s.sent, s.canQueue = append(s.sent, c.Notification), append(s.canQueue, c.CanQueue)
 	s.mu.Unlock()
 	if s.respond != nil {
-		return s.respond(ctx, n.Notification)
+		c.Receipt = s.respond(ctx, c.Notification)
+	} else {
+		c.Receipt = accepted(c.Notification)
 	}
-	return accepted(n.Notification)
+	return &c.Receipt
 }
 
 func (s *sender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {

@@ -90,5 +90,5 @@ func (s *server) lookupProblem(r *http.Request, err error) *problem {
 	}
 	p := s.storageUnavailable(r.Context(), err)
 	p.detail = "repeat the request after the time in Retry-After"
-	return &p
+	return p
 }

@@ -114,7 +114,7 @@ func (p *problem) reply(requestID string) reply {
 
 // batchReceipt returns the receipt of one of several notifications that has the problem, without its
 // position. It is refused, except if the notification may be sent later or may have been stored.
-func (p *problem) batchReceipt() push.Receipt {
+func (p *problem) batchReceipt() *push.Receipt {
 	verdict := push.Refused
 	switch {
 	case p.kind == queueUnavailable || p.kind == internal:
@@ -122,7 +122,7 @@ func (p *problem) batchReceipt() push.Receipt {
 	case p.retryAfter > 0:
 		verdict = push.Unsent
 	}
-	return push.Receipt{Outcome: push.Outcome{
+	return &push.Receipt{Outcome: push.Outcome{
 		Verdict: verdict, Reason: p.reason, Field: p.field, Detail: p.detail, RetryAfter: p.retryAfter,
 	}}
 }

@@ -56,7 +56,7 @@ func (r reply) write(w *response) {
 // replyTo returns the response for a notification that ended in r. A verdict on the notification
 // itself is 200, even a negative one. Everything else is a problem of the request, the credential,
 // the provider or the gateway.
-func replyTo(r push.Receipt, requestID string) reply {
+func replyTo(r *push.Receipt, requestID string) reply {
 	if p := problemFor(r); p != nil {
 		return p.reply(requestID)
 	}
@@ -66,7 +66,7 @@ func replyTo(r push.Receipt, requestID string) reply {
 
 // acceptedReply returns the response of an asynchronous request: the current receipt, and where to
 // query it later.
-func acceptedReply(app string, r push.Receipt) reply {
+func acceptedReply(app string, r *push.Receipt) reply {
 	body := r.AppendJSON(make([]byte, 0, 512))
 	return reply{
 		status: http.StatusAccepted, contentType: jsonType, body: append(body, '\n'),
@@ -76,7 +76,7 @@ func acceptedReply(app string, r push.Receipt) reply {
 
 // problemFor returns why r has no verdict on the notification. It returns nil if there is a verdict
 // or the notification was cancelled.
-func problemFor(r push.Receipt) *problem {
+func problemFor(r *push.Receipt) *problem {
 	if r.State == push.StatusCancelled {
 		return nil
 	}
@@ -107,8 +107,8 @@ func problemFor(r push.Receipt) *problem {
 const retryLater = "send it again after the time in Retry-After"
 
 // withReceipt adds the receipt to p, and puts its reason before the advice in the detail.
-func withReceipt(r push.Receipt, p problem) *problem {
-	p.receipt = &r
+func withReceipt(r *push.Receipt, p problem) *problem {
+	p.receipt = r
 	if r.Reason != "" {
 		p.detail = r.Reason + ": " + p.detail
 	}
@@ -117,7 +117,7 @@ func withReceipt(r push.Receipt, p problem) *problem {
 
 // invalidNotification returns the problem of a notification that the gateway refused. It returns
 // nil if the provider refused it, because that is a verdict.
-func invalidNotification(r push.Receipt) *problem {
+func invalidNotification(r *push.Receipt) *problem {
 	if len(r.Attempts) > 0 {
 		return nil
 	}

@@ -55,7 +55,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 		s.deliver(r.Context(), sub)
 	}
 	if r.Context().Err() == nil {
-		sub.result.reply(w, async).write(w)
+		sub.reply(w, async).write(w)
 	}
 	return nil
 }

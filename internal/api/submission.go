@@ -17,31 +17,24 @@ import (
 // submission is one notification of a request, single or in a batch, and its Idempotency-Key, if it
 // has one.
 type submission struct {
-	n            *push.Notification
-	content      *push.Notification // see push.Call
+	push.Call
 	key          string
-	canQueue     bool                // see push.Call
 	maxWait      time.Duration       // limit for the verdict if it is less than the gateway's; 0 means none
 	releaseClaim func(*push.Receipt) // see idempotency.Store; nil without a key
 	entry        entry               // of the target, if the request has several
-	result       result
+	problem      *problem            // the result, if it is not Receipt
+	replayed     bool                // the result belongs to an earlier request with the same key
 }
 
-// result is the result of a submission: a receipt or a problem.
-type result struct {
-	receipt  push.Receipt
-	problem  *problem // nil if there is a receipt
-	replayed bool     // the result belongs to an earlier request with the same key
-}
-
-func failed(p problem) result { return result{problem: &p} }
+// rejected returns a submission that has a problem and is not sent.
+func rejected(p *problem) *submission { return &submission{problem: p} }
 
 func newSubmission(n *push.Notification, key string, body []byte) *submission {
 	if key != "" {
 		keyHash, bodyHash := sha256.Sum256([]byte(n.App+"\x00"+key)), sha256.Sum256(body)
 		n.KeyHash, n.BodyHash = keyHash[:], bodyHash[:]
 	}
-	return &submission{n: n, key: key}
+	return &submission{Call: push.Call{Notification: n}, key: key}
 }
 
 // validIdempotencyKey reports whether a key is absent or has 1 to 255 visible ASCII characters.
@@ -63,17 +56,18 @@ func (s *server) deliver(ctx context.Context, sub *submission) {
 	if sub.key == "" {
 		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), s.sendTimeout(sub))
 		defer done()
-		sub.result.receipt = s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})
+		s.sender.Send(ctx, &sub.Call)
 		return
 	}
 	if !s.claimWithin(ctx, sub) {
 		return
 	}
 	defer sub.release()
-	sub.result = failed(problem{kind: internal}) // if the sender panics
+	sub.problem = &problem{kind: internal} // if the sender panics
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), s.sendTimeout(sub))
 	defer done()
-	sub.result = result{receipt: s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})}
+	s.sender.Send(ctx, &sub.Call)
+	sub.problem = nil
 }
 
 // claimWithin is claim with a timeout. An earlier request in progress ends soon after its send timeout,
@@ -110,7 +104,7 @@ func (s *server) enqueue(ctx context.Context, subs []*submission) {
 		}
 	}()
 	// All groups claim their keys in the same order, so that two groups cannot wait for each other.
-	sorted := slices.SortedStableFunc(slices.Values(subs), func(p, q *submission) int { return bytes.Compare(p.n.KeyHash, q.n.KeyHash) })
+	sorted := slices.SortedStableFunc(slices.Values(subs), func(p, q *submission) int { return bytes.Compare(p.KeyHash, q.KeyHash) })
 	for i, sub := range sorted {
 		switch {
 		case sub.key != "" && i > 0 && sorted[i-1].key == sub.key:
@@ -129,11 +123,11 @@ func (s *server) persist(ctx context.Context, subs []*submission) {
 	}
 	ns := make([]*push.Notification, len(subs))
 	for i, sub := range subs {
-		ns[i] = sub.n
+		ns[i] = sub.Notification
 	}
 	for i, err := range s.queue.Accept(ctx, ns) {
-		if subs[i].result.receipt = pendingReceipt(ns[i]); err != nil {
-			subs[i].result = failed(s.enqueueProblem(ctx, err))
+		if subs[i].Receipt = pendingReceipt(ns[i]); err != nil {
+			subs[i].problem = s.enqueueProblem(ctx, err)
 		}
 	}
 }
@@ -150,16 +144,16 @@ func (s *server) claim(ctx context.Context, sub *submission) bool {
 	if sub.key == "" {
 		return true
 	}
-	release, earlier, err := s.idempotency.Claim(ctx, sub.n)
+	release, earlier, err := s.idempotency.Claim(ctx, sub.Notification)
 	switch {
 	case errors.Is(err, push.ErrKeyReused):
-		sub.result = failed(keyReusedProblem)
+		sub.problem = &keyReusedProblem
 	case errors.Is(err, push.ErrKeyInUse):
-		sub.result = failed(keyInUseProblem)
+		sub.problem = &keyInUseProblem
 	case err != nil:
-		sub.result = failed(s.storageUnavailable(ctx, err))
+		sub.problem = s.storageUnavailable(ctx, err)
 	case release == nil:
-		sub.result = result{receipt: earlier, replayed: true}
+		sub.Receipt, sub.replayed = earlier, true
 	default:
 		sub.releaseClaim = release
 		return true
@@ -170,7 +164,7 @@ func (s *server) claim(ctx context.Context, sub *submission) bool {
 // release releases the key of sub, which has its result.
 func (sub *submission) release() {
 	if sub.releaseClaim != nil {
-		receipt := sub.result.batchReceipt()
+		receipt := *sub.batchReceipt() // a copy: the store keeps it
 		sub.releaseClaim(&receipt)
 	}
 }
@@ -194,47 +188,47 @@ var (
 
 // enqueueProblem returns the problem of a notification that the queue did not store, or may not
 // have stored.
-func (s *server) enqueueProblem(ctx context.Context, err error) problem {
+func (s *server) enqueueProblem(ctx context.Context, err error) *problem {
 	if _, ok := errors.AsType[*push.FieldError](err); ok {
-		return *invalidNotification(push.Receipt{Outcome: push.InvalidNotification(err)})
+		return invalidNotification(&push.Receipt{Outcome: push.InvalidNotification(err)})
 	}
 	if errors.Is(err, push.ErrQueueFull) {
-		return queueFullProblem
+		return &queueFullProblem
 	}
 	return s.storageUnavailable(ctx, err)
 }
 
 // storageUnavailable logs and returns the problem of a queue or a history that did not respond.
-func (s *server) storageUnavailable(ctx context.Context, err error) problem {
+func (s *server) storageUnavailable(ctx context.Context, err error) *problem {
 	if ctx.Err() != context.Canceled { // otherwise the client disconnected
 		s.log.LogAttrs(ctx, slog.LevelWarn, "queue or history did not respond", slog.Any("err", err))
 	}
-	return problem{kind: queueUnavailable, retryAfter: 5 * time.Second,
+	return &problem{kind: queueUnavailable, retryAfter: 5 * time.Second,
 		detail: "it is unknown whether it was stored: with the same Idempotency-Key it is safe to send it again"}
 }
 
-// reply returns the response to a single request. The status is 202 if the client asked for an
+// reply returns the response to the single request of sub. The status is 202 if the client asked for an
 // asynchronous response, and also if the notification of an earlier request with the same key has
 // not ended.
-func (res result) reply(w *response, async bool) reply {
+func (sub *submission) reply(w *response, async bool) reply {
 	var r reply
 	switch {
-	case res.problem != nil:
-		r = res.problem.reply(w.requestID)
-	case async || !res.receipt.IsFinal():
-		r = acceptedReply(w.app, res.receipt)
+	case sub.problem != nil:
+		r = sub.problem.reply(w.requestID)
+	case async || !sub.Receipt.IsFinal():
+		r = acceptedReply(w.app, &sub.Receipt)
 		r.asyncApplied = async
 	default:
-		r = replyTo(res.receipt, w.requestID)
+		r = replyTo(&sub.Receipt, w.requestID)
 	}
-	r.replayed = res.replayed
+	r.replayed = sub.replayed
 	return r
 }
 
 // batchReceipt returns the receipt of one of several submissions, without its position.
-func (res result) batchReceipt() push.Receipt {
-	if res.problem != nil {
-		return res.problem.batchReceipt()
+func (sub *submission) batchReceipt() *push.Receipt {
+	if sub.problem != nil {
+		return sub.problem.batchReceipt()
 	}
-	return res.receipt
+	return &sub.Receipt
 }

@@ -101,17 +101,17 @@ func expand(n *push.Notification, lists *targetLists, key string, body []byte) [
 		first, duplicate := seen[each.Key()]
 		switch {
 		case each.Kind() == push.NoTarget:
-			subs[i] = &submission{result: failed(*invalid(at.String(), "must not be empty"))}
+			subs[i] = rejected(invalid(at.String(), "must not be empty"))
 		case duplicate:
-			subs[i] = &submission{result: failed(*invalid(at.String(), "must differ from "+first.String()+", to which it is sent"))}
+			subs[i] = rejected(invalid(at.String(), "must differ from "+first.String()+", to which it is sent"))
 		case head == nil:
 			head = newSubmission(each, key, body)
 			subs[i] = head
 		default:
 			subs[i] = head.derive(each, i)
 		}
-		subs[i].entry, subs[i].content = at, n
-		if subs[i].n != nil {
+		subs[i].entry, subs[i].Content = at, n
+		if subs[i].Notification != nil {
 			seen[each.Key()] = at
 		}
 	}
@@ -123,10 +123,10 @@ func expand(n *push.Notification, lists *targetLists, key string, body []byte) [
 // characters.
 func (sub *submission) derive(n *push.Notification, target int) *submission {
 	if sub.key == "" {
-		return &submission{n: n}
+		return newSubmission(n, "", nil)
 	}
 	derived := newSubmission(n, sub.key+"\x00"+strconv.Itoa(target), nil)
-	n.BodyHash = sub.n.BodyHash
+	n.BodyHash = sub.BodyHash
 	return derived
 }
 
@@ -151,8 +151,8 @@ func (s *server) sendEach(w *response, r *http.Request, subs []*submission, asyn
 	replayed, body := true, []byte(`{"receipts":[`)
 	for _, sub := range subs {
 		j := job{notInBatch, sub}
-		body = append(j.appendReceipt(body, sub.result.batchReceipt()), ',')
-		replayed = replayed && sub.result.replayed
+		body = append(j.appendReceipt(body), ',')
+		replayed = replayed && sub.replayed
 	}
 	body = append(body[:len(body)-1], "]}\n"...)
 	out := reply{status: http.StatusOK, contentType: jsonType, replayed: replayed, asyncApplied: async, body: body}
@@ -166,7 +166,7 @@ func (s *server) sendEach(w *response, r *http.Request, subs []*submission, asyn
 // checkKey returns the problem of a request with several targets whose key cannot be used, for example
 // because it was used with another body. The key of the request is that of its first target.
 func (s *server) checkKey(ctx context.Context, subs []*submission) *problem {
-	i := slices.IndexFunc(subs, func(sub *submission) bool { return sub.n != nil })
+	i := slices.IndexFunc(subs, func(sub *submission) bool { return sub.Notification != nil })
 	if i < 0 || subs[i].key == "" {
 		return nil
 	}
@@ -174,8 +174,8 @@ func (s *server) checkKey(ctx context.Context, subs []*submission) *problem {
 	switch {
 	case s.claimWithin(ctx, first):
 		first.releaseClaim(nil) // it is claimed again when it is sent
-	case first.result.problem == nil:
-		first.n = nil // it has its result
+	case first.problem == nil:
+		first.Notification = nil // it has its result
 	}
-	return first.result.problem
+	return first.problem
 }

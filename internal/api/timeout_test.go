@@ -18,9 +18,10 @@ import (
 // blockingSender blocks until its deadline.
 type blockingSender struct{}
 
-func (blockingSender) Send(ctx context.Context, n *push.Call) push.Receipt {
+func (blockingSender) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	<-ctx.Done()
-	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Reason: "NO_ENDPOINT"}}
+	c.Receipt = push.Receipt{ID: c.ID, Outcome: push.Outcome{Reason: "NO_ENDPOINT"}}
+	return &c.Receipt
 }
 
 func (s blockingSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {

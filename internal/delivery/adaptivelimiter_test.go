@@ -77,7 +77,7 @@ func runLoads(t *testing.T, r *delivery.Route, warmUp, duration time.Duration, l
 			into.latencies = append(into.latencies, time.Since(sent))
 			return
 		}
-		into.shed = append(into.shed, receipt)
+		into.shed = append(into.shed, *receipt)
 		into.slowestRejection = max(into.slowestRejection, time.Since(sent))
 	}
 	for i, l := range loads {

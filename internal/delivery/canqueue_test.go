@@ -38,7 +38,7 @@ func runBatches(ctx context.Context, t *testing.T, r *delivery.Route, app string
 					total.accepted++
 					total.latencies = append(total.latencies, time.Since(sent))
 				} else {
-					total.shed = append(total.shed, receipt)
+					total.shed = append(total.shed, *receipt)
 				}
 				mu.Unlock()
 			}

@@ -78,8 +78,8 @@ func (l *ConcurrencyLimit) acquire(ctx context.Context, c *push.Call, count int,
 	case granted > 0:
 		return granted, nil
 	}
-	full := push.Outcome{Verdict: push.Unsent, Reason: reasonGatewayFull, RetryAfter: time.Second}
-	return 0, &push.RejectedError{Outcome: orAbandoned(ctx, full)}
+	full := &push.Outcome{Verdict: push.Unsent, Reason: reasonGatewayFull, RetryAfter: time.Second}
+	return 0, &push.RejectedError{Outcome: *orAbandoned(ctx, full)}
 }
 
 // startOrQueue starts some of count notifications like c. If none can start, it queues or sheds them.

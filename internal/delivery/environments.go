@@ -25,20 +25,19 @@ type Environments struct {
 
 var _ Sender = (*Environments)(nil)
 
-// Send sends c and returns its receipt. After detection, the receipt lists the attempts in both
-// environments.
-func (e *Environments) Send(ctx context.Context, c *push.Call) push.Receipt {
+// Send implements Sender. After detection, the receipt lists the attempts in both environments.
+func (e *Environments) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	route, err := e.route(c.Notification)
 	if err != nil {
-		return push.Receipt{ID: c.ID, Outcome: push.InvalidNotification(err)}
+		return refuse(c, err)
 	}
 	if !e.detects(c.Notification) {
 		return route.Send(ctx, c)
 	}
 	start := time.Now()
-	receipt := e.detectAndSend(ctx, c)
-	route.Observer.ended(c.Notification, receipt, start)
-	return receipt
+	e.detectAndSend(ctx, c)
+	route.Observer.ended(c, start)
+	return &c.Receipt
 }
 
 // SendAll sends the calls as a run if they go to one environment and need no detection.
@@ -89,40 +88,42 @@ func (e *Environments) route(n *push.Notification) (*Route, error) {
 
 // detectAndSend sends c to the known environment of its token. If it is not known, detectAndSend
 // detects it, unless another call already does.
-func (e *Environments) detectAndSend(ctx context.Context, c *push.Call) (receipt push.Receipt) {
+func (e *Environments) detectAndSend(ctx context.Context, c *push.Call) {
 	key := tokenKey(c.Notification)
 	env, leader := e.Cache.get(ctx, key)
 	if env != "" {
-		receipt = e.Routes[env].send(ctx, c, 0)
-		if receipt.WrongEnvironment && env != e.Default {
+		e.Routes[env].send(ctx, c, 0)
+		if c.Receipt.WrongEnvironment && env != e.Default {
 			e.Cache.cache.remove(key)
 		}
-		return receipt
+		return
 	}
-	defer func() { e.Cache.finish(key, env, env != e.Default || receipt.WrongEnvironment, leader) }()
-	receipt, env = e.tryBoth(ctx, c)
-	return receipt
+	defer func() { e.Cache.finish(key, env, env != e.Default || c.Receipt.WrongEnvironment, leader) }()
+	env = e.tryBoth(ctx, c)
 }
 
 // tryBoth sends c to the default environment and, if the token is not registered there, to the other
 // one. env is the environment of the token, Default if it has none, and "" if the result is
 // inconclusive.
-func (e *Environments) tryBoth(ctx context.Context, c *push.Call) (receipt push.Receipt, env push.Environment) {
-	receipt = e.Routes[e.Default].send(ctx, c, 0)
-	if !receipt.WrongEnvironment {
-		return receipt, confirmedEnvironment(receipt.Outcome, e.Default)
-	}
+func (e *Environments) tryBoth(ctx context.Context, c *push.Call) (env push.Environment) {
+	e.Routes[e.Default].send(ctx, c, 0)
 	otherEnv, other := e.otherRoute()
-	if other == nil {
-		return receipt, e.Default
+	switch {
+	case !c.Receipt.WrongEnvironment:
+		return confirmedEnvironment(&c.Receipt, e.Default)
+	case other == nil:
+		return e.Default
 	}
-	second := other.send(ctx, c, len(receipt.Attempts))
-	second.Attempts = append(receipt.Attempts, second.Attempts...)
-	if second.WrongEnvironment || second.Verdict == push.Unauthorized { // many keys are valid for one environment only
-		receipt.Attempts = second.Attempts
-		return receipt, e.Default
+	first := c.Receipt
+	other.send(ctx, c, len(first.Attempts))
+	attempts := append(first.Attempts, c.Receipt.Attempts...)
+	if c.Receipt.WrongEnvironment || c.Receipt.Verdict == push.Unauthorized { // many keys are valid for one environment only
+		c.Receipt, otherEnv = first, e.Default
+	} else {
+		otherEnv = confirmedEnvironment(&c.Receipt, otherEnv)
 	}
-	return second, confirmedEnvironment(second.Outcome, otherEnv)
+	c.Receipt.Attempts = attempts
+	return otherEnv
 }
 
 func (e *Environments) otherRoute() (push.Environment, *Route) {
@@ -134,9 +135,9 @@ func (e *Environments) otherRoute() (push.Environment, *Route) {
 	return "", nil
 }
 
-// confirmedEnvironment returns env if o shows that the token belongs to env, and "" otherwise.
-func confirmedEnvironment(o push.Outcome, env push.Environment) push.Environment {
-	if o.Verdict == push.Accepted || o.Verdict == push.Unregistered {
+// confirmedEnvironment returns env if r shows that the token belongs to env, and "" otherwise.
+func confirmedEnvironment(r *push.Receipt, env push.Environment) push.Environment {
+	if r.Verdict == push.Accepted || r.Verdict == push.Unregistered {
 		return env
 	}
 	return ""

@@ -80,7 +80,7 @@ func (w *twoEnvironments) send(token string, change ...func(*push.Notification))
 }
 
 // path formats the environments and verdicts of the attempts and the verdict of the receipt.
-func path(r push.Receipt) (s string) {
+func path(r *push.Receipt) (s string) {
 	for _, a := range r.Attempts {
 		s += fmt.Sprintf("%s %v, ", a.Environment, a.Verdict)
 	}
@@ -113,7 +113,7 @@ func TestTokenEnvironmentIsDetectedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTwoEnvironments(t)
 		ends := 0
-		w.Routes[push.Production].Observer.Ended = func(*push.Notification, push.Receipt, time.Duration) { ends++ }
+		w.Routes[push.Production].Observer.Ended = func(*push.Notification, *push.Receipt, time.Duration) { ends++ }
 		expectEqual(t, "first send", w.send("s"), "production refused, sandbox accepted, accepted")
 		expectEqual(t, "second send", w.send("s"), "sandbox accepted, accepted")
 		expectEqual(t, "unknown token", w.send("n"), "production refused, sandbox refused, refused")

@@ -14,8 +14,9 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// execution is the state of one notification that an Executor sends. Each step either succeeds or
-// returns the cause that ends the execution.
+// execution is the state of one notification that an Executor sends. Each step returns nil, or the
+// cause that ends the execution. Outcomes and receipts are passed by address, because every call that
+// is in flight keeps the frames of its functions: see TestStackOfCall.
 type execution struct {
 	*Executor
 	*push.Call
@@ -30,29 +31,32 @@ type execution struct {
 	cancelled      bool // the caller cancelled the last attempt, which says nothing about the provider
 }
 
-// run makes attempts until there is a final outcome, and returns the receipt. If a first attempt was
-// made elsewhere, run continues after it.
-func (x *execution) run(ctx context.Context) push.Receipt {
+// run makes attempts until there is a final outcome, and sets the receipt of the call. If a first
+// attempt was made elsewhere, run continues after it.
+func (x *execution) run(ctx context.Context) {
 	x.deadline = sendDeadline(ctx, x.Notification)
 	defer x.release()
 	for {
-		if cause, ok := x.begin(ctx); !ok {
-			return x.receipt(cause)
+		cause := x.begin(ctx)
+		if cause == nil {
+			cause = x.waitRateLimit(ctx)
 		}
-		if cause, ok := x.waitRateLimit(ctx); !ok {
-			return x.receipt(cause)
+		if cause != nil {
+			x.setReceipt(cause)
+			return
 		}
 		lease, cause := x.acquireLease(ctx)
 		if lease == nil {
 			x.RateLimiter.Return([]*push.Notification{x.Notification})
-			return x.receipt(cause)
+			x.setReceipt(cause)
+			return
 		}
 		x.attempt(ctx, lease)
 	}
 }
 
 // begin is admit before the first attempt, and retry before each further one.
-func (x *execution) begin(ctx context.Context) (cause push.Outcome, ok bool) {
+func (x *execution) begin(ctx context.Context) (cause *push.Outcome) {
 	if len(x.attempts) == 0 {
 		return x.admit(ctx)
 	}
@@ -61,67 +65,67 @@ func (x *execution) begin(ctx context.Context) (cause push.Outcome, ok bool) {
 
 // admit acquires the concurrency limit of the gateway. While the provider is down, it also acquires a
 // permit of the throttler: nothing should wait for the rate limit then.
-func (x *execution) admit(ctx context.Context) (cause push.Outcome, ok bool) {
+func (x *execution) admit(ctx context.Context) (cause *push.Outcome) {
 	if _, err := x.ConcurrencyLimit.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
-		return x.shed(err), false
+		return x.shed(err)
 	}
 	x.admitted = true
 	if x.Throttler.RejectionRate() > 0 {
 		return x.acquireThrottle()
 	}
-	return push.Outcome{}, true
+	return nil
 }
 
 // shed reports that a limit rejected the notification and returns the cause.
-func (x *execution) shed(err error) push.Outcome {
+func (x *execution) shed(err error) *push.Outcome {
 	if expired(x.Notification) {
-		return expiredOutcome
+		return &expiredOutcome
 	}
-	cause := err.(*push.RejectedError).Outcome
-	x.Observer.shed(x.Notification, cause)
+	cause := &err.(*push.RejectedError).Outcome
+	x.Observer.shed(x.Notification, *cause)
 	return cause
 }
 
 // acquireThrottle acquires a permit of the throttler, once for all attempts. Call it after all waits: the
 // throttler counts all time from here on as time that the provider takes.
-func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
+func (x *execution) acquireThrottle() (cause *push.Outcome) {
 	if x.throttlePermit != (retry.Permit{}) {
-		return push.Outcome{}, true
+		return nil
 	}
 	var err error
 	if x.throttlePermit, err = x.Throttler.Acquire(1); err != nil {
 		x.Observer.throttled(x.Notification)
-		return err.(*push.RejectedError).Outcome, false
+		return &err.(*push.RejectedError).Outcome
 	}
-	return push.Outcome{}, true
+	return nil
 }
 
 // waitRateLimit waits until the rate limiter allows an attempt. It is called before every attempt:
 // each one counts at the provider, and a scope may have been closed since the last one. It fails
 // immediately if the wait would exceed the deadline or the maximum wait of the policy.
-func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok bool) {
+func (x *execution) waitRateLimit(ctx context.Context) (cause *push.Outcome) {
 	if expired(x.Notification) {
-		return expiredOutcome, false
+		return &expiredOutcome
 	}
 	wait, err := x.RateLimiter.Acquire(ctx, x.Notification, min(x.maxWait(ctx), x.Executor.Retry.MaxWait()))
 	rejected, ok := errors.AsType[*push.RejectedError](err)
 	switch {
 	case ok && expired(x.Notification):
-		return expiredOutcome, false
+		return &expiredOutcome
 	case ok:
 		x.Observer.rateLimited(x.Notification, rejected.RetryAfter, false)
-		return rejected.Outcome, false
+		return &rejected.Outcome
 	case err != nil:
-		return orAbandoned(ctx, rateLimited(time.Second)), false
+		return orAbandoned(ctx, rateLimited(time.Second))
 	case wait > 0:
 		x.Observer.rateLimited(x.Notification, wait, true)
 	}
-	return push.Outcome{}, true
+	return nil
 }
 
 // acquireLease acquires the lease of an endpoint that the execution has not tried, if there is one, and
 // then the throttler.
-func (x *execution) acquireLease(ctx context.Context) (*pool.Lease, push.Outcome) {
+func (x *execution) acquireLease(ctx context.Context) (*pool.Lease, *push.Outcome) {
 	lease, err := x.Pool.PickN(ctx, pool.Request{Tried: x.tried, Lane: x.Lane, Flow: x.App, CanQueue: x.CanQueue, MaxWait: x.maxWait(ctx)})
 	if _, rejected := errors.AsType[*push.RejectedError](err); rejected {
 		return nil, x.shed(err)
@@ -129,22 +133,22 @@ func (x *execution) acquireLease(ctx context.Context) (*pool.Lease, push.Outcome
 	if err != nil {
 		return nil, noLease(err)
 	}
-	if cause, ok := x.mayUse(lease); !ok {
+	if cause := x.mayUse(lease); cause != nil {
 		lease.Done(push.Outcome{})
 		return nil, cause
 	}
-	return lease, push.Outcome{}
+	return lease, nil
 }
 
 // mayUse acquires the throttler. After a wait for the lease it checks the rate limiter again: a scope
 // may have been closed.
-func (x *execution) mayUse(lease *pool.Lease) (cause push.Outcome, ok bool) {
+func (x *execution) mayUse(lease *pool.Lease) (cause *push.Outcome) {
 	if expired(x.Notification) {
-		return expiredOutcome, false
+		return &expiredOutcome
 	}
 	if lease.Waited() > 0 {
 		if wait := x.RateLimiter.RetryAfter(x.Notification); wait > 0 {
-			return rateLimited(wait), false
+			return rateLimited(wait)
 		}
 	}
 	return x.acquireThrottle()
@@ -157,16 +161,18 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 		x.Budget.Deposit(1)
 	}
 	x.endpoint = lease.Endpoint()
-	a := push.Attempt{Endpoint: x.endpoint.String(), Environment: x.Environment, Started: time.Now()}
+	x.attempts = append(x.attempts, push.Attempt{})
+	a := &x.attempts[len(x.attempts)-1]
+	a.Endpoint, a.Environment, a.Started = x.endpoint.String(), x.Environment, time.Now()
 	defer func() {
 		a.Took = time.Since(a.Started)
 		lease.Done(a.Outcome)
-		x.record(a)
+		x.record()
 	}()
 	defer x.recoverPanic(x.Notification, func(unknown push.Outcome) { a.Outcome = unknown })
 	if x.BeforeAttempt != nil {
-		if err := x.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
-			a.Outcome = push.Outcome{Verdict: push.Abandoned, Reason: reasonNotRecorded}
+		if err := x.BeforeAttempt(x.prior + len(x.attempts)); err != nil {
+			a.Verdict, a.Reason = push.Abandoned, reasonNotRecorded
 			return
 		}
 	}
@@ -175,40 +181,40 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 	x.cancelled = a.Verdict == push.Unknown && errors.Is(ctx.Err(), context.Canceled)
 }
 
-// record records an attempt that has ended.
-func (x *execution) record(a push.Attempt) {
-	x.attempts = append(x.attempts, a)
+// record records the last attempt, which has ended.
+func (x *execution) record() {
+	a := &x.attempts[len(x.attempts)-1]
 	if x.RateLimiter.Record(x.Notification, a.Outcome) {
-		x.logLimited(x.Notification, &a)
+		x.logLimited(x.Notification, a)
 	}
 	x.Observer.attempted(x.Notification, x.prior+len(x.attempts), a)
 	if a.Reason == push.IntermediaryResponse {
-		x.logIntermediary(x.Notification, &a)
+		x.logIntermediary(x.Notification, a)
 	}
 }
 
 // retry decides whether another attempt follows the last one, and waits for it. If none follows, the
 // cause is the outcome of the last one, or Abandoned if the caller cancelled the wait.
-func (x *execution) retry(ctx context.Context) (cause push.Outcome, ok bool) {
-	o := x.attempts[len(x.attempts)-1].Outcome
-	wait, ok := x.Executor.Retry.After(x.Notification, x.countedAttempts(), o)
+func (x *execution) retry(ctx context.Context) (cause *push.Outcome) {
+	o := &x.attempts[len(x.attempts)-1].Outcome
+	wait, ok := x.Executor.Retry.After(x.Notification, x.countedAttempts(), *o)
 	if !ok || wait > x.remaining() {
-		return o, false
+		return o
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return orAbandoned(ctx, o), false
+		return orAbandoned(ctx, o)
 	}
-	if !x.Throttler.AllowRetry() || !x.Budget.Withdraw(o) {
-		x.Observer.retryDenied(x.Notification, o)
-		return o, false
+	if !x.Throttler.AllowRetry() || !x.Budget.Withdraw(*o) {
+		x.Observer.retryDenied(x.Notification, *o)
+		return o
 	}
 	if !sleep.For(ctx, wait) {
-		return orAbandoned(ctx, o), false
+		return orAbandoned(ctx, o)
 	}
 	if o.Verdict != push.Unsent { // an unsent attempt says nothing about its endpoint
 		x.tried = append(x.tried, x.endpoint)
 	}
-	return push.Outcome{}, true
+	return nil
 }
 
 // maxFreeAttempts is the maximum number of unprocessed attempts that do not count. A service that
@@ -227,9 +233,10 @@ func (x *execution) countedAttempts() int {
 	return max(1, len(x.attempts)-min(free, maxFreeAttempts))
 }
 
-// receipt returns the receipt of an execution that cause has ended.
-func (x *execution) receipt(cause push.Outcome) push.Receipt {
-	return newReceipt(x.Notification, finalOutcome(x.attempts, cause), x.attempts...)
+// setReceipt sets the receipt of an execution that cause has ended.
+func (x *execution) setReceipt(cause *push.Outcome) {
+	o := finalOutcome(x.attempts, *cause)
+	setReceipt(x.Call, &o, x.attempts...)
 }
 
 // release releases what is held for all attempts.

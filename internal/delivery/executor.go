@@ -51,14 +51,14 @@ type Executor struct {
 // Attempt makes one attempt on a lease and returns its outcome. It does not release the lease.
 type Attempt func(ctx context.Context, lease *pool.Lease) push.Outcome
 
-// Do makes attempts at c until it has a final outcome, and returns its receipt. No wait in Do exceeds
-// ctx's deadline, and all waits end when ctx does.
-func (e *Executor) Do(ctx context.Context, c *push.Call, attempt Attempt) push.Receipt {
+// Do makes attempts at c until it has a final outcome, sets c.Receipt and returns its address. No wait
+// in Do exceeds ctx's deadline, and all waits end when ctx does.
+func (e *Executor) Do(ctx context.Context, c *push.Call, attempt Attempt) *push.Receipt {
 	start := time.Now()
 	x := execution{Executor: e, Call: c, makeAttempt: attempt}
-	receipt := x.run(ctx)
-	e.Observer.ended(c.Notification, receipt, start)
-	return receipt
+	x.run(ctx)
+	e.Observer.ended(c, start)
+	return &c.Receipt
 }
 
 // logInterval is the minimum time between two log lines with the same message by one executor.

@@ -228,7 +228,7 @@ func repeatable(id string) *push.Notification {
 
 // verdicts formats the verdicts of the attempts and of the receipt: "unsent unavailable =
 // unavailable".
-func verdicts(r push.Receipt) (s string) {
+func verdicts(r *push.Receipt) (s string) {
 	for _, a := range r.Attempts {
 		s += a.Verdict.String() + " "
 	}

@@ -13,9 +13,9 @@ import (
 // notification, whose target is a secret.
 type Observer struct {
 	// Attempted is called after each attempt; number starts at 1.
-	Attempted func(n *push.Notification, number int, a push.Attempt)
+	Attempted func(n *push.Notification, number int, a *push.Attempt)
 	// Ended is called when a notification has its final outcome; took is the duration of Send.
-	Ended func(n *push.Notification, r push.Receipt, took time.Duration)
+	Ended func(n *push.Notification, r *push.Receipt, took time.Duration)
 	// RateLimited is called when the rate limiter does not allow an attempt immediately. wait is
 	// the time that n waited if admitted is true, and otherwise the time until a retry makes sense.
 	RateLimited func(n *push.Notification, wait time.Duration, admitted bool)
@@ -28,15 +28,15 @@ type Observer struct {
 	RetryDenied func(n *push.Notification, o push.Outcome)
 }
 
-func (ob *Observer) attempted(n *push.Notification, number int, a push.Attempt) {
+func (ob *Observer) attempted(n *push.Notification, number int, a *push.Attempt) {
 	if ob.Attempted != nil {
 		ob.Attempted(n, number, a)
 	}
 }
 
-func (ob *Observer) ended(n *push.Notification, r push.Receipt, start time.Time) {
+func (ob *Observer) ended(c *push.Call, start time.Time) {
 	if ob.Ended != nil {
-		ob.Ended(n, r, time.Since(start))
+		ob.Ended(c.Notification, &c.Receipt, time.Since(start))
 	}
 }
 

@@ -22,9 +22,19 @@ const (
 	reasonNotRecorded   = "NOT_RECORDED"   // BeforeAttempt failed: the queue could not record the attempt
 )
 
-// newReceipt returns the receipt of a notification that ended in o.
-func newReceipt(n *push.Notification, o push.Outcome, attempts ...push.Attempt) push.Receipt {
-	return push.Receipt{ID: n.ID, Outcome: o, Warnings: n.Warnings, Attempts: attempts}
+// setReceipt sets the receipt of a call that ended in o, and returns its address. Inlined, it would
+// enlarge frames that each call in flight keeps.
+//
+//go:noinline
+func setReceipt(c *push.Call, o *push.Outcome, attempts ...push.Attempt) *push.Receipt {
+	c.Receipt = push.Receipt{ID: c.ID, Outcome: *o, Warnings: c.Warnings, Attempts: attempts}
+	return &c.Receipt
+}
+
+// refuse sets the receipt of a call that failed validation with err, and returns its address.
+func refuse(c *push.Call, err error) *push.Receipt {
+	o := push.InvalidNotification(err)
+	return setReceipt(c, &o)
 }
 
 // finalOutcome returns the outcome of a notification after the given attempts. cause is what ended
@@ -53,27 +63,28 @@ func finalOutcome(attempts []push.Attempt, cause push.Outcome) push.Outcome {
 }
 
 // noLease returns the outcome of a notification for which the pool had no lease.
-func noLease(err error) push.Outcome {
+func noLease(err error) *push.Outcome {
 	o := push.NoResponse(err)
 	if e, ok := errors.AsType[*pool.Error](err); ok {
 		o.Detail, o.RetryAfter = e.Detail, e.RetryAfter
 	}
-	return o
+	return &o
 }
 
 // orAbandoned returns Abandoned if the caller has cancelled ctx, and o otherwise.
-func orAbandoned(ctx context.Context, o push.Outcome) push.Outcome {
+func orAbandoned(ctx context.Context, o *push.Outcome) *push.Outcome {
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Canceled)}
+		return &push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Canceled)}
 	}
 	return o
 }
 
 // rateLimited returns the outcome of a notification that a rate limit rejects for the given time.
-func rateLimited(wait time.Duration) push.Outcome {
-	return push.Outcome{Verdict: push.Throttled, Reason: quota.ReasonClosed, RetryAfter: wait}
+func rateLimited(wait time.Duration) *push.Outcome {
+	return &push.Outcome{Verdict: push.Throttled, Reason: quota.ReasonClosed, RetryAfter: wait}
 }
 
+// expiredOutcome must not be modified.
 var expiredOutcome = push.Outcome{Verdict: push.Expired, Reason: reasonTTLExpired}
 
 // minTTL is the minimum lifetime of a notification in the gateway. It gives a notification with TTL

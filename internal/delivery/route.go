@@ -48,24 +48,25 @@ type Route struct {
 	Unregistered *UnregisteredCache
 }
 
-// Send sends c and returns its receipt. It returns when there is a final outcome. No wait in Send
-// exceeds ctx's deadline, and all waits end when ctx does.
-func (r *Route) Send(ctx context.Context, c *push.Call) push.Receipt {
+// Send implements Sender. It returns when there is a final outcome. No wait in Send exceeds ctx's
+// deadline, and all waits end when ctx does.
+func (r *Route) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	start := time.Now()
-	receipt := r.send(ctx, c, 0)
-	r.Observer.ended(c.Notification, receipt, start)
-	return receipt
+	r.send(ctx, c, 0)
+	r.Observer.ended(c, start)
+	return &c.Receipt
 }
 
 // send is Send without the Ended callback. prior is the number of earlier attempts at c on other
 // routes.
-func (r *Route) send(ctx context.Context, c *push.Call, prior int) push.Receipt {
+func (r *Route) send(ctx context.Context, c *push.Call, prior int) {
 	request, err := r.translate(c.Notification)
-	if o, ended := r.endWithoutAttempt(c.Notification, err); ended {
-		return newReceipt(c.Notification, o)
+	if o := r.endWithoutAttempt(c.Notification, err); o != nil {
+		setReceipt(c, o)
+		return
 	}
 	x := execution{Executor: r.Executor, Call: c, makeAttempt: r.attempt(c.Notification, request), prior: prior}
-	return x.run(ctx)
+	x.run(ctx)
 }
 
 // attempt returns the Attempt that sends the request for n.
@@ -77,7 +78,7 @@ func (r *Route) attempt(n *push.Notification, request *wire.Request) Attempt {
 		}
 		response, err := lease.Do(ctx, sign(request, field))
 		o := r.Provider.Judge(n, used, response, err)
-		r.Unregistered.record(n, o)
+		r.Unregistered.record(n, &o)
 		return o
 	}
 }
@@ -130,13 +131,14 @@ func (r *Route) makeRequest(n *push.Notification, translate func() (*wire.Reques
 var errProviderPanic = errors.New("delivery: provider panicked (see the log for the stack)")
 
 // endWithoutAttempt returns the outcome of n if it needs no attempt: its translation has failed with
-// err, or its token is known to be unregistered.
-func (r *Route) endWithoutAttempt(n *push.Notification, err error) (o push.Outcome, ended bool) {
+// err, or its token is known to be unregistered. Otherwise it returns nil.
+func (r *Route) endWithoutAttempt(n *push.Notification, err error) *push.Outcome {
 	switch {
 	case errors.Is(err, errProviderPanic):
-		return push.Outcome{Reason: reasonProviderPanic}, true
+		return &push.Outcome{Reason: reasonProviderPanic}
 	case err != nil:
-		return push.InvalidNotification(err), true
+		o := push.InvalidNotification(err)
+		return &o
 	}
 	return r.Unregistered.get(n)
 }

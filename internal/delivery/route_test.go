@@ -312,10 +312,10 @@ func TestObserverGetsEveryAttemptAndTheEnd(t *testing.T) {
 		var events []string
 		r := newRoute(t, s, 2)
 		r.Observer = delivery.Observer{
-			Attempted: func(n *push.Notification, number int, a push.Attempt) {
+			Attempted: func(n *push.Notification, number int, a *push.Attempt) {
 				events = append(events, fmt.Sprint(n.ID, " ", number, " ", a.Verdict, " ", a.Took))
 			},
-			Ended: func(n *push.Notification, r push.Receipt, took time.Duration) {
+			Ended: func(n *push.Notification, r *push.Receipt, took time.Duration) {
 				events = append(events, fmt.Sprint(n.ID, " ", r.Verdict, " ", took))
 			},
 		}
@@ -377,7 +377,7 @@ func TestReceiptIsUnknownIfAnyAttemptWasUnknown(t *testing.T) {
 	final := []push.Verdict{push.Accepted, push.Unregistered, push.Refused}
 	rapid.Check(t, func(r *rapid.T) {
 		outcomes := rapid.SliceOfN(rapid.SampledFrom(possible), 1, 6).Draw(r, "outcomes")
-		var got push.Receipt
+		var got *push.Receipt
 		synctest.Test(t, func(t *testing.T) {
 			route := newRoute(t, scriptedService(outcomes...), 8)
 			route.Retry.Attempts = len(outcomes)

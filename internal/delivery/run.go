@@ -45,7 +45,7 @@ func (b *batch) finishPanicked(calls []*push.Call) {
 	var unended []*push.Call
 	for _, c := range calls {
 		if c.Receipt.ID == "" {
-			c.Receipt = newReceipt(c.Notification, push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic})
+			setReceipt(c, &push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic})
 			unended = append(unended, c)
 		}
 	}
@@ -95,8 +95,8 @@ func (b *batch) prepare(calls []*push.Call) []item {
 		if err == nil {
 			last = item{c, request}
 		}
-		if o, ended := b.endWithoutAttempt(c.Notification, err); ended {
-			c.Receipt = newReceipt(c.Notification, o)
+		if o := b.endWithoutAttempt(c.Notification, err); o != nil {
+			setReceipt(c, o)
 			done = append(done, c)
 			continue
 		}
@@ -113,17 +113,17 @@ func (b *batch) finish(calls []*push.Call) {
 	}
 	defer b.ended(calls) // also after a panic of the observer
 	for _, c := range calls {
-		b.Observer.ended(c.Notification, c.Receipt, b.started)
+		b.Observer.ended(c, b.started)
 	}
 }
 
 // finishWithoutAttempt ends items of a run that have not been attempted.
-func (b *batch) finishWithoutAttempt(items []item, cause push.Outcome) {
+func (b *batch) finishWithoutAttempt(items []item, cause *push.Outcome) {
 	b.ConcurrencyLimit.release(items[0].Call, len(items))
 	calls := make([]*push.Call, len(items))
 	for i, it := range items {
 		calls[i] = it.Call
-		it.Receipt = newReceipt(it.Notification, cause)
+		setReceipt(it.Call, cause)
 	}
 	b.finish(calls)
 }
@@ -140,8 +140,8 @@ func (b *batch) run(ctx context.Context, i item, x *execution) {
 	x.Executor, x.Call, x.makeAttempt = b.Executor, i.Call, b.attempt(i.Notification, i.request)
 	b.others.Go(func() {
 		defer b.finish([]*push.Call{i.Call})
-		defer b.recoverPanic(i.Notification, func(o push.Outcome) { i.Receipt = newReceipt(i.Notification, o) })
-		i.Receipt = x.run(ctx)
+		defer b.recoverPanic(i.Notification, func(o push.Outcome) { setReceipt(i.Call, &o) })
+		x.run(ctx)
 	})
 }
 
@@ -249,7 +249,7 @@ func (p *part) send(ctx context.Context, items []item) {
 	field, used, failed := p.sign(attempts)
 	if failed != nil {
 		for _, i := range p.items {
-			p.leave(ctx, i, push.Attempt{Started: time.Now(), Outcome: *failed})
+			p.leave(ctx, i, &push.Attempt{Started: time.Now(), Outcome: *failed})
 		}
 		return
 	}
@@ -294,7 +294,7 @@ func (p *part) mayUse(ctx context.Context, items []item) (admitted []item) {
 	})
 	if len(dropped) > 0 {
 		p.unlease(len(dropped), expiredOutcome)
-		p.finishWithoutAttempt(dropped, expiredOutcome)
+		p.finishWithoutAttempt(dropped, &expiredOutcome)
 	}
 	ns := make([]*push.Notification, len(live))
 	for n, i := range live {
@@ -341,13 +341,13 @@ func (p *part) process(ctx context.Context, results []wire.Result) {
 		i, a := p.items[result.Index], &attempts[n]
 		*a = push.Attempt{Started: result.Started, Took: result.Ended.Sub(result.Started), Outcome: p.judge(ctx, i.Notification, result)}
 		if a.Verdict != push.Accepted {
-			p.leave(ctx, i, *a)
+			p.leave(ctx, i, a)
 			continue
 		}
 		a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
 		p.RateLimiter.Record(i.Notification, a.Outcome)
-		p.Observer.attempted(i.Notification, 1, *a)
-		i.Receipt = newReceipt(i.Notification, a.Outcome, attempts[n:n+1:n+1]...)
+		p.Observer.attempted(i.Notification, 1, a)
+		setReceipt(i.Call, &a.Outcome, attempts[n:n+1:n+1]...)
 		accepted = append(accepted, i.Call)
 		took += a.Took
 	}
@@ -361,18 +361,19 @@ func (p *part) judge(ctx context.Context, n *push.Notification, result wire.Resu
 		err = &wire.Error{Reason: e.Reason, Processed: e.Processed, Err: push.AttemptContext(ctx).Err()}
 	}
 	o = p.Provider.Judge(n, p.used, result.Response, err)
-	p.Unregistered.record(n, o)
+	p.Unregistered.record(n, &o)
 	return o
 }
 
 // leave records an attempt that was not accepted, and continues with its item as Send does.
-func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
+func (p *part) leave(ctx context.Context, i item, a *push.Attempt) {
 	a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
 	p.unlease(1, a.Outcome)
 	x := &execution{
 		Executor: p.Executor, Call: i.Call, endpoint: p.lease.Endpoint(), admitted: true, throttlePermit: p.throttle,
+		attempts:  []push.Attempt{*a},
 		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
 	}
-	x.record(a)
+	x.record()
 	p.run(ctx, i, x)
 }

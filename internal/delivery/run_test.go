@@ -84,7 +84,7 @@ func TestRunSharesOneLease(t *testing.T) {
 		receipts := sendAll(t, r, t.Context(), manyNotifications(64)...)
 		endpoints := map[string]int{}
 		for _, receipt := range receipts {
-			if got := verdicts(receipt); got != "accepted = accepted" {
+			if got := verdicts(&receipt); got != "accepted = accepted" {
 				t.Errorf("%s", got)
 			}
 			endpoints[receipt.Attempts[0].Endpoint]++
@@ -134,7 +134,7 @@ func TestRunEndsLikeSingleSends(t *testing.T) {
 		}
 		var got []string
 		for _, receipt := range sendAll(t, run, t.Context(), notifications()...) {
-			got = append(got, receipt.ID+": "+verdicts(receipt))
+			got = append(got, receipt.ID+": "+verdicts(&receipt))
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("run:\n%s\nsingle:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -149,7 +149,7 @@ func TestRetriesOfRunAvoidItsEndpoint(t *testing.T) {
 		r := fullRoute(t, s, 3)
 		ns := manyNotifications(30)
 		for _, receipt := range sendAll(t, r, t.Context(), ns...) {
-			if got := verdicts(receipt); got != "unavailable accepted = accepted" || receipt.Attempts[0].Endpoint == receipt.Attempts[1].Endpoint {
+			if got := verdicts(&receipt); got != "unavailable accepted = accepted" || receipt.Attempts[0].Endpoint == receipt.Attempts[1].Endpoint {
 				t.Errorf("%s: %+v", got, receipt.Attempts)
 			}
 		}
@@ -179,7 +179,7 @@ func TestRunBeyondLimitsWaitsAsSinglesDo(t *testing.T) {
 				limit(r)
 				ns := manyNotifications(64)
 				for _, receipt := range sendAll(t, r, t.Context(), ns...) {
-					if got := verdicts(receipt); got != "accepted = accepted" {
+					if got := verdicts(&receipt); got != "accepted = accepted" {
 						t.Errorf("%s: %s", got, receipt.Reason)
 					}
 				}
@@ -202,7 +202,7 @@ func TestRunWaitsForStreamsAsOneCaller(t *testing.T) {
 		r.ConcurrencyLimit = new(delivery.ConcurrencyLimit)
 		started := time.Now()
 		for _, receipt := range sendAll(t, r, t.Context(), manyNotifications(64)...) {
-			if got := verdicts(receipt); got != "accepted = accepted" {
+			if got := verdicts(&receipt); got != "accepted = accepted" {
 				t.Errorf("%s: %s", got, receipt.Reason)
 			}
 		}
@@ -275,7 +275,7 @@ func TestRunThatWaitsExpires(t *testing.T) {
 				want = push.Expired
 			}
 			if receipt.Verdict != want {
-				t.Errorf("call %d: %s", i, verdicts(receipt))
+				t.Errorf("call %d: %s", i, verdicts(&receipt))
 			}
 		}
 		checkIdle(t, r)
@@ -332,7 +332,7 @@ func TestPanicOfProviderAffectsOneCallOfRun(t *testing.T) {
 				want = push.Unknown
 			}
 			if receipt.Verdict != want {
-				t.Errorf("call %d: %s (%s)", i, verdicts(receipt), receipt.Reason)
+				t.Errorf("call %d: %s (%s)", i, verdicts(&receipt), receipt.Reason)
 			}
 		}
 		checkIdle(t, r)
@@ -396,7 +396,7 @@ func TestPanicInRunEndsItsCalls(t *testing.T) {
 		for _, endpoints := range []int{1, 2} { // with two, a part of the run can have a goroutine of its own
 			s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return accepted }}
 			r := fullRoute(t, s, endpoints)
-			r.Observer.Attempted = func(n *push.Notification, _ int, _ push.Attempt) {
+			r.Observer.Attempted = func(n *push.Notification, _ int, _ *push.Attempt) {
 				if n.ID == "7" || n.ID == "50" {
 					panic("observer")
 				}
@@ -407,7 +407,7 @@ func TestPanicInRunEndsItsCalls(t *testing.T) {
 				case receipt.Verdict == push.Unknown && receipt.Reason == "PROVIDER_PANIC":
 					unknown++
 				case receipt.Verdict != push.Accepted || i == 7 || i == 50:
-					t.Errorf("call %d: %s (%s)", i, verdicts(receipt), receipt.Reason)
+					t.Errorf("call %d: %s (%s)", i, verdicts(&receipt), receipt.Reason)
 				}
 			}
 			if unknown == 0 {

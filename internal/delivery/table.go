@@ -14,7 +14,8 @@ import (
 // Sender sends the notifications of one app on one platform. Route is a Sender; other Senders have
 // a Route per environment or push service.
 type Sender interface {
-	Send(ctx context.Context, n *push.Call) push.Receipt
+	// Send sends c, sets c.Receipt and returns its address.
+	Send(ctx context.Context, c *push.Call) *push.Receipt
 	// SendAll sends calls of one app, platform and lane, and returns when all have ended. ended gets
 	// calls that have ended. It is called by several goroutines and must not keep the slice.
 	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
@@ -31,7 +32,7 @@ var (
 type Lazy func() Sender
 
 // Send implements Sender.
-func (l Lazy) Send(ctx context.Context, c *push.Call) push.Receipt { return l().Send(ctx, c) }
+func (l Lazy) Send(ctx context.Context, c *push.Call) *push.Receipt { return l().Send(ctx, c) }
 
 // SendAll implements Sender.
 func (l Lazy) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
@@ -67,7 +68,7 @@ func (t Table) Sender(n *push.Notification) Sender {
 
 // Send sends n with the Sender of its app and platform.
 func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	return t.Sender(n).Send(ctx, &push.Call{Notification: n})
+	return *t.Sender(n).Send(ctx, &push.Call{Notification: n})
 }
 
 // refusal is a Sender that refuses everything.
@@ -75,8 +76,8 @@ type refusal struct{ err *push.FieldError }
 
 func (r refusal) Check(*push.Notification) error { return r.err }
 
-func (r refusal) Send(_ context.Context, c *push.Call) push.Receipt {
-	return newReceipt(c.Notification, push.InvalidNotification(r.err))
+func (r refusal) Send(_ context.Context, c *push.Call) *push.Receipt {
+	return refuse(c, r.err)
 }
 
 func (r refusal) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {

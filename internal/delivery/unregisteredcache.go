@@ -22,25 +22,26 @@ type UnregisteredCache struct {
 	// is evicted.
 	MaxEntries int
 
-	cache tokenCache[push.Outcome]
+	cache tokenCache[*push.Outcome]
 }
 
-// get returns the stored outcome of n's token.
-func (c *UnregisteredCache) get(n *push.Notification) (push.Outcome, bool) {
+// get returns the stored outcome of n's token, which must not be modified, or nil.
+func (c *UnregisteredCache) get(n *push.Notification) *push.Outcome {
 	if c == nil || c.cache.unused() || n.Kind() != push.ToToken {
-		return push.Outcome{}, false
+		return nil
 	}
-	return c.cache.get(tokenKey(n), cmp.Or(c.TTL, 24*time.Hour))
+	o, _ := c.cache.get(tokenKey(n), cmp.Or(c.TTL, 24*time.Hour))
+	return o
 }
 
 // record adds or removes n's token according to the outcome of an attempt.
-func (c *UnregisteredCache) record(n *push.Notification, o push.Outcome) {
+func (c *UnregisteredCache) record(n *push.Notification, o *push.Outcome) {
 	if c == nil || n.Kind() != push.ToToken {
 		return
 	}
 	switch {
 	case o.Verdict == push.Unregistered && o.ForgetToken && !o.TokenMayReturn:
-		c.cache.put(tokenKey(n), push.Outcome{
+		c.cache.put(tokenKey(n), &push.Outcome{
 			Verdict: o.Verdict, Reason: o.Reason, DeadSince: o.DeadSince, ForgetToken: true,
 		}, cmp.Or(c.MaxEntries, 100_000))
 	case o.Verdict == push.Accepted && !c.cache.unused():

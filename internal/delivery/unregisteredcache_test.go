@@ -69,7 +69,7 @@ func TestTokensInEitherCaseAreOneDevice(t *testing.T) {
 		r := newRoute(t, s, 2)
 		r.Unregistered = new(delivery.UnregisteredCache)
 		r.RateLimiter = quota.New(quota.Config{})
-		send := func(platform push.Platform, token string) push.Receipt {
+		send := func(platform push.Platform, token string) *push.Receipt {
 			n := toToken(token, 1)
 			n.Platform = platform
 			return r.Send(t.Context(), &push.Call{Notification: n})
@@ -105,7 +105,7 @@ func TestAcceptedSendRemovesUnregisteredToken(t *testing.T) {
 		}
 		r := newRoute(t, s, 2)
 		r.Unregistered = new(delivery.UnregisteredCache)
-		done := make(chan push.Receipt, 1)
+		done := make(chan *push.Receipt, 1)
 		go func() {
 			n := toToken("again", 1)
 			n.ID = "late1"

@@ -38,7 +38,7 @@ func (g *Gateway) Manage(ctx context.Context, call push.ChannelCall) ([]push.Cha
 	operation := app.provider.ChannelOperation(call)
 	channelRoute := delivery.Route{Executor: route.Executor, Provider: operation}
 	receipt := channelRoute.Send(ctx, &push.Call{Notification: n})
-	return operation.Channels(), receipt
+	return operation.Channels(), *receipt
 }
 
 // invalidCall returns the receipt of an invalid call.

@@ -3,6 +3,10 @@
 package gateway_test
 
 import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"regexp"
 	"runtime"
@@ -12,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/mockprovider"
 )
 
 // TestDocumentedPathOfCall compares the functions that docs/design.md lists for a single call with the
@@ -79,4 +84,59 @@ func documentedPath(t *testing.T) (functions []string) {
 		}
 	}
 	return functions
+}
+
+// TestStackOfCall checks that the handler of a call that waits for the provider has a stack of 8 KiB,
+// and not of 16, the next size. What remains is the stack of the goroutine that waits for the client
+// to disconnect.
+func TestStackOfCall(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector enlarges frames")
+	}
+	const calls = 200
+	r := newShopGateway(t, mockprovider.Config{}, "")
+	before := stackMemory()
+	body := apnsNotification(deviceToken)
+	request := fmt.Appendf(nil, "POST /v1/apps/shop/notifications HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", r.key, len(body), body)
+	var conns []net.Conn
+	for range calls {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = conn.Write(request)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != http.StatusOK {
+			t.Fatal(response, err)
+		}
+		conns = append(conns, conn)
+	}
+	if err := r.mock.SetScript(slowAPNs(time.Minute).Script); err != nil {
+		t.Fatal(err)
+	}
+	for _, conn := range conns {
+		_, _ = conn.Write(request)
+	}
+	waiting := func() (n int) {
+		for _, s := range r.gw.Status().Services {
+			n += s.Pool.InFlight + s.Pool.Waiting
+		}
+		return n
+	}
+	testwait.Until(t, func() bool { return waiting() == calls }, "the calls wait for their responses or for a lease")
+	each := (stackMemory() - before) / calls
+	t.Logf("each call in flight has %d bytes of stacks", each)
+	if each > 16<<10 {
+		t.Error("the frames of a call exceed 8 KiB: pass large structs by address")
+	}
+}
+
+// stackMemory returns the memory of all stacks, after those that can be smaller have shrunk.
+func stackMemory() int {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int(stats.StackInuse)
 }

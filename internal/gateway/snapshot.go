@@ -44,7 +44,7 @@ var (
 )
 
 // Send sends c with the configuration that is current when Send is called.
-func (g *Gateway) Send(ctx context.Context, c *push.Call) push.Receipt {
+func (g *Gateway) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	snap := g.acquire()
 	defer snap.release()
 	return snap.table.Sender(c.Notification).Send(ctx, c)

@@ -261,7 +261,7 @@ func (g *Gateway) sender() api.Sender {
 // Send sends c. If it has an Idempotency-Key, each attempt is recorded on disk before it is made:
 // after a crash the caller repeats the call with the same key, and the gateway must know that the
 // notification may have been sent.
-func (r recordingSender) Send(ctx context.Context, c *push.Call) push.Receipt {
+func (r recordingSender) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	if len(c.KeyHash) > 0 {
 		c.BeforeAttempt = func(attempt int) error {
 			e := newEvent(c.Notification, push.StatusSending)
@@ -273,7 +273,7 @@ func (r recordingSender) Send(ctx context.Context, c *push.Call) push.Receipt {
 		}
 	}
 	receipt := r.Gateway.Send(ctx, c)
-	r.record(ctx, c.Notification, &receipt)
+	r.record(ctx, c.Notification, receipt)
 	return receipt
 }
 

@@ -48,17 +48,17 @@ type originRouter struct {
 var _ delivery.Sender = (*originRouter)(nil)
 
 // Send sends c to the push service of its subscription.
-func (o *originRouter) Send(ctx context.Context, c *push.Call) push.Receipt {
+func (o *originRouter) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	started := time.Now()
 	route, outcome := o.route(ctx, c.Notification)
 	if route != nil {
 		return route.Send(ctx, c)
 	}
-	receipt := push.Receipt{ID: c.ID, Outcome: outcome}
+	c.Receipt = push.Receipt{ID: c.ID, Outcome: outcome}
 	if o.observer.Ended != nil {
-		o.observer.Ended(c.Notification, receipt, time.Since(started))
+		o.observer.Ended(c.Notification, &c.Receipt, time.Since(started))
 	}
-	return receipt
+	return &c.Receipt
 }
 
 // SendAll sends each call separately: the encryption of its payload costs more than a run would save.

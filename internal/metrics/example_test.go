@@ -18,7 +18,7 @@ func Example() {
 	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs) // the Observer of the route
 	n := &push.Notification{App: "shop", Platform: push.APNs}
-	route.Ended(n, push.Receipt{Outcome: push.Outcome{Verdict: push.Unregistered, Reason: "Unregistered"}}, 40*time.Millisecond)
+	route.Ended(n, &push.Receipt{Outcome: push.Outcome{Verdict: push.Unregistered, Reason: "Unregistered"}}, 40*time.Millisecond)
 	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventConnLost}) // normally called by the pool
 
 	response := httptest.NewRecorder()

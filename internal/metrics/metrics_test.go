@@ -25,7 +25,7 @@ func TestNotificationsAreCountedByStatusAndReason(t *testing.T) {
 	observe(apns, unavailable, accepted)
 	observe(apns, unregistered)
 	observe(fcm, accepted)
-	fcm.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"}}, time.Second)
+	fcm.Ended(&push.Notification{}, &push.Receipt{Outcome: push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"}}, time.Second)
 	expectLines(t, m,
 		`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} 2`,
 		`sluice_notifications_total{app="shop",platform="apns",reason="Unregistered",status="unregistered"} 1`,
@@ -57,8 +57,8 @@ func TestAttemptsAndRetriesAreCounted(t *testing.T) {
 func TestDurationExcludesNotificationsWithoutAttempt(t *testing.T) {
 	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs)
-	route.Ended(&push.Notification{}, push.Receipt{Outcome: invalid}, time.Microsecond)
-	route.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Throttled, Reason: "GATE_CLOSED"}}, time.Microsecond)
+	route.Ended(&push.Notification{}, &push.Receipt{Outcome: invalid}, time.Microsecond)
+	route.Ended(&push.Notification{}, &push.Receipt{Outcome: push.Outcome{Verdict: push.Throttled, Reason: "GATE_CLOSED"}}, time.Microsecond)
 	expectLines(t, m,
 		`sluice_notifications_total{app="shop",platform="apns",reason="GATE_CLOSED",status="throttled"} 1`,
 		`sluice_notifications_total{app="shop",platform="apns",reason="BadDeviceToken",status="refused"} 1`,
@@ -69,8 +69,8 @@ func TestDurationExcludesNotificationsWithoutAttempt(t *testing.T) {
 func TestWarningsAreCounted(t *testing.T) {
 	m := metrics.New(nil)
 	route := m.Route("shop", push.FCM)
-	route.Ended(&push.Notification{}, push.Receipt{Warnings: []push.Warning{{Field: "a"}, {Field: "b"}}}, time.Second)
-	route.Ended(&push.Notification{}, push.Receipt{}, time.Second)
+	route.Ended(&push.Notification{}, &push.Receipt{Warnings: []push.Warning{{Field: "a"}, {Field: "b"}}}, time.Second)
+	route.Ended(&push.Notification{}, &push.Receipt{}, time.Second)
 	expectLines(t, m, `sluice_notification_warnings_total{app="shop",platform="fcm"} 2`)
 }
 
@@ -202,12 +202,12 @@ func TestMetricsContainNoSecrets(t *testing.T) {
 	}
 	secret := push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", ProviderID: canary, Field: canary, Detail: canary}
 	a := push.Attempt{Endpoint: canary, Outcome: secret}
-	route.Attempted(n, 2, a)
+	route.Attempted(n, 2, &a)
 	route.RateLimited(n, time.Second, true)
 	route.RateLimited(n, time.Second, false)
 	route.RetryDenied(n, secret)
 	route.Throttled(n)
-	route.Ended(n, push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
+	route.Ended(n, &push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
 	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventDialFailed, Endpoint: canary, Reason: canary})
 	if found := scrape(t, m, canary); len(found) > 0 {
 		t.Errorf("secret in %q", found)
@@ -237,8 +237,8 @@ func TestCountingAllocatesNothing(t *testing.T) {
 	n, a := &push.Notification{}, push.Attempt{Took: time.Millisecond, Outcome: unavailable}
 	r := push.Receipt{Outcome: unregistered, Attempts: []push.Attempt{a}}
 	if allocs := testing.AllocsPerRun(100, func() {
-		route.Attempted(n, 1, a)
-		route.Ended(n, r, time.Millisecond)
+		route.Attempted(n, 1, &a)
+		route.Ended(n, &r, time.Millisecond)
 	}); allocs != 0 {
 		t.Errorf("%g allocations per notification", allocs)
 	}

@@ -79,8 +79,8 @@ type route struct {
 func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
 	get := sync.OnceValue(func() *route { return m.newRoute(app, platform) })
 	return delivery.Observer{
-		Attempted:   func(n *push.Notification, number int, a push.Attempt) { get().onAttempt(n, number, a) },
-		Ended:       func(n *push.Notification, r push.Receipt, took time.Duration) { get().onEnd(n, r, took) },
+		Attempted:   func(n *push.Notification, number int, a *push.Attempt) { get().onAttempt(n, number, a) },
+		Ended:       func(n *push.Notification, r *push.Receipt, took time.Duration) { get().onEnd(n, r, took) },
 		RateLimited: func(n *push.Notification, wait time.Duration, admitted bool) { get().onRateLimited(n, wait, admitted) },
 		Throttled:   func(n *push.Notification) { get().onThrottled(n) },
 		Shed:        func(n *push.Notification, cause push.Outcome) { get().onShed(n, cause) },
@@ -104,7 +104,7 @@ func (m *Metrics) newRoute(app string, platform push.Platform) *route {
 	return r
 }
 
-func (r *route) onAttempt(_ *push.Notification, number int, a push.Attempt) {
+func (r *route) onAttempt(_ *push.Notification, number int, a *push.Attempt) {
 	r.attempts.add(a.Verdict.String(), a.Reason)
 	r.attemptDuration.Observe(a.Took.Seconds())
 	if number > 1 {
@@ -112,7 +112,7 @@ func (r *route) onAttempt(_ *push.Notification, number int, a push.Attempt) {
 	}
 }
 
-func (r *route) onEnd(_ *push.Notification, receipt push.Receipt, took time.Duration) {
+func (r *route) onEnd(_ *push.Notification, receipt *push.Receipt, took time.Duration) {
 	r.notifications.add(string(receipt.Status()), receipt.Reason)
 	if len(receipt.Warnings) > 0 {
 		r.warnings.Add(float64(len(receipt.Warnings)))

@@ -203,9 +203,9 @@ type instantSender struct{ ended sync.WaitGroup }
 
 func (*instantSender) Check(*push.Notification) error { return nil }
 
-func (s *instantSender) Send(_ context.Context, n *push.Call) push.Receipt {
+func (s *instantSender) Send(_ context.Context, n *push.Call) *push.Receipt {
 	defer s.ended.Done()
-	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+	r := &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 	if n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 	}

@@ -120,11 +120,11 @@ func traitOf(key string) uint32 {
 func (c *crashChild) Check(*push.Notification) error { return nil }
 
 // Send records the notification as arrived. It refuses one in ten at the first attempt.
-func (c *crashChild) Send(_ context.Context, n *push.Call) push.Receipt {
+func (c *crashChild) Send(_ context.Context, n *push.Call) *push.Receipt {
 	if n.BeforeAttempt(1) != nil {
-		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+		return &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
-	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+	r := &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 	if c.refusesFirst(keyOf(n.Notification)) {
 		r.Outcome = push.Outcome{Verdict: push.Unavailable}
 	} else {

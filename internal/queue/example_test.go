@@ -20,12 +20,12 @@ type channelSender chan string
 
 func (channelSender) Check(*push.Notification) error { return nil }
 
-func (s channelSender) Send(_ context.Context, n *push.Call) push.Receipt {
+func (s channelSender) Send(_ context.Context, n *push.Call) *push.Receipt {
 	if err := n.BeforeAttempt(1); err != nil { // for instance because it is cancelled
-		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+		return &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	s <- n.Title
-	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+	return &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 }
 
 // An accepted notification is on disk, and is sent when it is due.

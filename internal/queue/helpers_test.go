@@ -235,8 +235,8 @@ func (s *fakeSender) Check(n *push.Notification) error {
 	return s.check(n)
 }
 
-func (s *fakeSender) Send(ctx context.Context, n *push.Call) push.Receipt {
-	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
+func (s *fakeSender) Send(ctx context.Context, n *push.Call) *push.Receipt {
+	r := &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
 	if n.BeforeAttempt != nil && n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 		return r

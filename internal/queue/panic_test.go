@@ -45,7 +45,7 @@ func (b *lockedBuffer) String() string {
 // "early", and otherwise in the attempt.
 type panickingSender struct{ *fakeSender }
 
-func (s panickingSender) Send(ctx context.Context, n *push.Call) push.Receipt {
+func (s panickingSender) Send(ctx context.Context, n *push.Call) *push.Receipt {
 	if n.App == "shop" && n.Title == "early" {
 		panic("SECRET")
 	}

@@ -242,7 +242,7 @@ func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt 
 	}}
 	sendCtx, stop := context.WithTimeout(ctx, c.cfg.SendTimeout)
 	defer stop()
-	receipt = c.cfg.Sender.Send(sendCtx, &call)
+	receipt = *c.cfg.Sender.Send(sendCtx, &call)
 	receipt.Attempts = mergeAttempts(t.priorAttempts(), receipt.Attempts)
 	return receipt, started, err
 }

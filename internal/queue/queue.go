@@ -26,7 +26,7 @@ import (
 
 // Sender delivers a notification and returns its final receipt. It must be safe for concurrent use.
 type Sender interface {
-	Send(ctx context.Context, n *push.Call) push.Receipt
+	Send(ctx context.Context, c *push.Call) *push.Receipt
 	// Check returns a *push.FieldError if n is invalid.
 	Check(n *push.Notification) error
 }
