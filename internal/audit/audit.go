@@ -196,7 +196,12 @@ func messages(ctx context.Context, js natsjs.JetStream, name string, from uint64
 			yield(nil, err)
 			return
 		}
-		for next, last := from, stream.CachedInfo().State.LastSeq; next <= last; {
+		info, err := jetstream.Info(ctx, stream)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for next, last := from, info.State.LastSeq; next <= last; {
 			m, err := stream.GetMsg(ctx, next, natsjs.WithGetMsgSubject(">"))
 			if errors.Is(err, natsjs.ErrMsgNotFound) {
 				return

@@ -316,11 +316,11 @@ func (h *History) WaitCaughtUp(ctx context.Context) error {
 	return h.WaitForSeq(ctx, info.State.LastSeq)
 }
 
-// streamInfo returns the state of the stream. It retries for up to electionTimeout.
+// streamInfo returns the state of the stream with all acknowledged messages. It retries for up to electionTimeout.
 func (h *History) streamInfo(ctx context.Context) (info *natsjs.StreamInfo, err error) {
 	for began := time.Now(); ; {
 		err := withTryTimeout(ctx, func(ctx context.Context) (err error) {
-			info, err = h.stream.Info(ctx)
+			info, err = jetstream.Info(ctx, h.stream)
 			return err
 		})
 		if err == nil {

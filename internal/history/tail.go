@@ -166,9 +166,9 @@ func (h *History) tail(ctx context.Context, start checkpoint, messages chan<- *m
 // startSeq returns the first sequence to read. It returns errOutdated if the index belongs to
 // another stream.
 func (h *History) startSeq(ctx context.Context, cp checkpoint) (next uint64, err error) {
-	info, err := h.stream.Info(ctx)
+	info, err := h.streamInfo(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("history: %w", err)
+		return 0, err
 	}
 	if streamID(info) != cp.stream {
 		return 0, fmt.Errorf("%w: the stream was recreated", errOutdated)

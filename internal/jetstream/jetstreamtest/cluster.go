@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -137,12 +139,22 @@ func (c *Cluster) Account(t testing.TB) jetstream.Config {
 // accountName returns the name of account n, which is also the name and password of its user.
 func accountName(n int) string { return fmt.Sprint("test", n) }
 
+// Index returns the index of the server with a name, as the API of NATS reports it.
+func (c *Cluster) Index(name string) int {
+	return slices.IndexFunc(c.servers[:], func(s *server) bool { return s.name == name })
+}
+
 // Kill kills server i without a shutdown.
 func (c *Cluster) Kill(i int) {
 	c.servers[i].kill()
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	shared.kills++
+}
+
+// Signal sends a signal to the process of server i, for instance to suspend it.
+func (c *Cluster) Signal(i int, signal os.Signal) {
+	_ = c.servers[i].process.Process.Signal(signal) // it runs
 }
 
 // Start restarts server i after Kill, and returns when the server has caught up with the others.
