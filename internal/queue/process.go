@@ -91,16 +91,16 @@ func (c *consumer) decodeTasks(m *inFlightMessage) []*task {
 }
 
 // loadStates reads the states of the tasks from the journal. It retries until ctx ends, and then
-// returns nil. For a redelivered message it first waits until the journal includes everything that
-// the previous consumer wrote.
-func (c *consumer) loadStates(ctx context.Context, redelivered bool, tasks []*task) map[string]State {
+// returns nil. With latest, for instance for a redelivered message, it first waits until the journal
+// includes everything that other gateways wrote.
+func (c *consumer) loadStates(ctx context.Context, latest bool, tasks []*task) map[string]State {
 	ids := make([]string, len(tasks))
 	for i, t := range tasks {
 		ids[i] = t.ID
 	}
 	var states map[string]State
 	c.retryUntilDone(ctx, "cannot read task states; retrying", func() (err error) {
-		if redelivered || !c.caughtUp.Load() {
+		if latest || !c.caughtUp.Load() {
 			if err = c.cfg.Journal.WaitCaughtUp(ctx); err != nil {
 				return err
 			}
@@ -163,12 +163,9 @@ func (c *consumer) process(ctx context.Context, t *task, s State) (finished bool
 // that occurs each time ends t.
 func (c *consumer) finishPanicked(ctx context.Context, t *task, s State) bool {
 	started := max(s.Attempt, t.AttemptsStarted) + 1
-	c.caughtUp.Store(false)
-	states := c.loadStates(ctx, false, []*task{t})
-	if states == nil {
+	if s = c.latestState(ctx, t); ctx.Err() != nil {
 		return false
 	}
-	s = states[t.ID]
 	if isEnded(s.Status) || isWaiting(s.Status) && s.Attempt >= started { // recorded before the panic
 		return true
 	}
@@ -185,11 +182,21 @@ func (c *consumer) finishPanicked(ctx context.Context, t *task, s State) bool {
 
 // sendTask is process for a task that no other goroutine handles.
 func (c *consumer) sendTask(ctx context.Context, t *task, s State) bool {
+	var latest jetstream.Offset // of the last state that was read in this function
 	for {
+		othersAttempt := s.Status == push.StatusSending && s.Attempt > t.AttemptsStarted
 		switch {
 		case isEnded(s.Status), s.Attempt > t.AttemptsStarted && isWaiting(s.Status): // t is an old copy of a rescheduled task
 			return true
-		case s.Status == push.StatusSending && s.Attempt > t.AttemptsStarted && !(t.Notification.MayRetryUnknown() && t.Notification.MayRetry(s.Attempt)):
+		case othersAttempt && !c.isSettled(s): // another gateway may be alive and about to record the end
+			return false
+		case othersAttempt && s.Offset != latest: // it may have recorded the end since s was read
+			if s = c.latestState(ctx, t); s.Status == "" {
+				return false
+			}
+			latest = s.Offset
+			continue
+		case othersAttempt && !(t.Notification.MayRetryUnknown() && t.Notification.MayRetry(s.Attempt)):
 			return c.recordEnd(ctx, t, c.inDoubtReceipt(t))
 		}
 		receipt, begun, err := c.attempt(ctx, t, s.Attempt)
@@ -208,15 +215,24 @@ func (c *consumer) sendTask(ctx context.Context, t *task, s State) bool {
 	}
 }
 
+// isSettled reports whether an attempt with this state has an end in the journal, unless its gateway
+// has died. With an embedded engine, no other gateway is alive.
+func (c *consumer) isSettled(s State) bool {
+	return c.cfg.Engine.Embedded() || s.Offset.Seq > 0 && s.Offset.Seq <= c.settledSeq.Load()
+}
+
+// latestState reads the state of t after all events that are in the journal now. It retries until ctx
+// ends, and then returns no state.
+func (c *consumer) latestState(ctx context.Context, t *task) State {
+	return c.loadStates(ctx, true, []*task{t})[t.ID]
+}
+
 // reloadState reads the state of t after its attempt could not be recorded. A sending state that is
 // found now comes from this attempt, so it does not put t in doubt.
 func (c *consumer) reloadState(ctx context.Context, t *task, s *State) bool {
-	c.caughtUp.Store(false)
-	fresh := c.loadStates(ctx, false, []*task{t})
-	if fresh == nil {
+	if *s = c.latestState(ctx, t); ctx.Err() != nil {
 		return false
 	}
-	*s = fresh[t.ID]
 	t.AttemptsStarted = max(t.AttemptsStarted, s.Attempt)
 	return true
 }
@@ -312,10 +328,18 @@ func (c *consumer) finish(ctx context.Context, t *task, receipt push.Receipt, st
 }
 
 // recordEnd appends the end of t to the journal. It retries, because without this event t would be
-// sent again.
+// sent again, unless a failed write was stored after all or another gateway has ended t meanwhile.
 func (c *consumer) recordEnd(ctx context.Context, t *task, receipt push.Receipt) bool {
+	failed := false
 	return c.retryUntilDone(ctx, "cannot record the end of a task; retrying", func() error {
+		if failed {
+			states, err := c.latestStates(ctx, []string{t.ID})
+			if err != nil || isEnded(states[t.ID].Status) {
+				return err
+			}
+		}
 		_, err := c.cfg.Journal.Append(ctx, t.endEvent(receipt))
+		failed = err != nil
 		return err
 	})
 }

@@ -83,11 +83,11 @@ type Config struct {
 	// SendTimeout bounds one call of Sender.Send. Zero means 25 seconds.
 	SendTimeout time.Duration
 	// SettleTime is how long an event must be in the journal before its task is expected in the queue,
-	// or the end of a synchronous send in the journal: a gateway may be in the middle of Accept or of
-	// the send. It must be longer than both take, and less than half of the time for which a killed
-	// gateway keeps a claimed Idempotency-Key, so that no other request uses the key before the
-	// notification has ended. Zero means two minutes. With an embedded engine it is used only after damage: at the
-	// start, all other processes have ended.
+	// or the end of its attempt in the journal: a gateway may be in the middle of Accept or of a send.
+	// It must be longer than both take, and less than half of the time for which a killed gateway keeps
+	// a claimed Idempotency-Key, so that no other request uses the key before the notification has
+	// ended. Zero means two minutes. With an embedded engine it is used only after damage: at the start,
+	// all other processes have ended.
 	SettleTime time.Duration
 	// Grace is how long sends in progress may take during a drain; zero means 30 seconds.
 	Grace time.Duration

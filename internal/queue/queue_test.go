@@ -67,7 +67,7 @@ func (f *fixture) crash(t *testing.T, j *memoryJournal, s *fakeSender) *fixture 
 			t.Fatal(err)
 		}
 	}
-	return openQueue(t, dir, j, s, queue.Config{})
+	return openQueue(t, dir, j, s, queue.Config{SettleTime: time.Second}) // the sends of the other process have ended
 }
 
 func TestCrashResendsOnlyUnfinishedTasks(t *testing.T) {

@@ -20,30 +20,32 @@ import (
 // die at any time.
 const recoverEvery = 30
 
+// settleSteps is how often settledSeq advances within SettleTime.
+const settleSteps = 8
+
 // runRecovery calls recover for the events of earlier processes: with an embedded engine after the
 // start, in a cluster after SettleTime and then at an interval. It also calls recover when the engine
 // has found damage.
 func (q *Queue) runRecovery(ctx context.Context) error {
-	ticker := time.NewTicker(q.cfg.SettleTime)
-	defer ticker.Stop()
-	embedded, noted := q.cfg.Engine.Embedded(), q.openedSeq
-	for due, ticks := embedded, 0; ; ticks++ {
+	embedded, noted := q.cfg.Engine.Embedded(), []uint64{q.openedSeq} // the last sequence at each of the last steps
+	for due, ticks := embedded, 1; ; ticks++ {
 		damage := q.cfg.Engine.Damage()
 		if due {
 			q.recoverSettled(ctx)
 		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
+		if !sleep.For(ctx, q.cfg.SettleTime/settleSteps) {
 			return nil
 		}
-		if !embedded || q.cfg.Engine.Damage() > damage {
-			q.settledSeq.Store(noted)
+		damaged := q.cfg.Engine.Damage() > damage
+		if len(noted) == settleSteps && (!embedded || damaged) {
+			q.settledSeq.Store(noted[0])
 		}
-		if seq, err := q.cfg.Journal.LastSeq(ctx); err == nil {
-			noted = seq
+		seq, err := q.cfg.Journal.LastSeq(ctx)
+		if err != nil {
+			seq = noted[len(noted)-1]
 		}
-		due = q.cfg.Engine.Damage() > damage || q.recoveredSeq.Load() == 0 || !embedded && ticks%recoverEvery == 0
+		noted = append(noted[max(0, len(noted)-settleSteps+1):], seq)
+		due = damaged || ticks%settleSteps == 0 && (q.recoveredSeq.Load() == 0 || !embedded && ticks%(recoverEvery*settleSteps) == 0)
 	}
 }
 
