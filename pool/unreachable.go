@@ -58,6 +58,29 @@ func (p *Pool) unreachableError(code, causes string) *Error {
 	return &Error{Pool: p.cfg.Name, Reason: code, Err: errors.New(detail), Detail: detail}
 }
 
+// Unusable returns why no endpoint can be used, or nil if one can be or may soon be: none can be
+// reached, or with the reason BreakerOpen, all that are connected are ejected.
+func (p *Pool) Unusable() *Error {
+	if err := p.unreachable.Load(); err != nil {
+		return err
+	}
+	var ejected []*Endpoint
+	for _, e := range *p.members.Load() {
+		switch {
+		case !e.live():
+		case e.breaker.healthy():
+			return nil
+		default:
+			ejected = append(ejected, e)
+		}
+	}
+	if len(ejected) == 0 {
+		return nil
+	}
+	_, reason := ejected[0].breaker.ejectionReason()
+	return p.errorf(BreakerOpen, fmt.Errorf("all %d connected endpoints are ejected, such as %s: %s", len(ejected), ejected[0].name, reason))
+}
+
 func (p *Pool) anyLive() bool {
 	for _, e := range *p.members.Load() {
 		if e.live() {

@@ -215,3 +215,33 @@ func TestOneWarningNamesTheCause(t *testing.T) {
 		}
 	})
 }
+
+func TestUnusableUntilAnEndpointIsHealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tp := startPool(t, 2, pool.Config{})
+		advance(time.Second)
+		tp.eject(1)
+		if err := tp.Unusable(); err != nil {
+			t.Errorf("with one healthy endpoint: %v", err)
+		}
+		tp.eject(2)
+		if err := tp.Unusable(); err == nil || err.Reason != pool.BreakerOpen || !strings.Contains(err.Err.Error(), "all 2 connected endpoints are ejected, such as 10.0.0.") {
+			t.Errorf("with ejected endpoints: %v", err)
+		}
+		advance(11 * time.Second)
+		if tp.Unusable() == nil {
+			t.Error("usable before the probe")
+		}
+		tp.pick().Done(accepted)
+		if err := tp.Unusable(); err != nil {
+			t.Errorf("after the probe: %v", err)
+		}
+		tp.failDials(errNoListener, 1, 2)
+		tp.lastConn(1).disconnect()
+		tp.lastConn(2).disconnect()
+		advance(time.Second)
+		if err := tp.Unusable(); err == nil || err.Reason != string(wire.ConnectRefused) {
+			t.Errorf("without connections: %v", err)
+		}
+	})
+}

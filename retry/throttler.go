@@ -165,9 +165,25 @@ func (t *AdaptiveThrottler) RejectionRate() float64 {
 	return max(t.rejectionRate(t.advance()), 0)
 }
 
+// Recent returns how many notifications of the last Window have ended or should have, and how many of
+// these show that the provider is up. Those that were rejected do not.
+func (t *AdaptiveThrottler) Recent() (requests, answered float64) {
+	if t == nil {
+		return 0, 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.recent(t.advance())
+}
+
+// recent returns the result of Recent. t.mu is held.
+func (t *AdaptiveThrottler) recent(elapsed float64) (requests, answered float64) {
+	return t.requests.estimate(elapsed) - float64(t.pending), t.answered.estimate(elapsed)
+}
+
 // rejectionRate computes the formula of AdaptiveThrottler. It can be negative. t.mu is held.
 func (t *AdaptiveThrottler) rejectionRate(elapsed float64) float64 {
-	requests, answered := t.requests.estimate(elapsed)-float64(t.pending), t.answered.estimate(elapsed)
+	requests, answered := t.recent(elapsed)
 	free := cmp.Or(t.PerSecond, 3) * t.windowSize().Seconds()
 	return (requests - cmp.Or(t.Ratio, 1.1)*answered - free) / (requests + 1)
 }

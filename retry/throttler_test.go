@@ -143,11 +143,42 @@ func TestMissingResponsesTriggerThrottler(t *testing.T) {
 	})
 }
 
+func TestRecentCountsWhatShouldHaveEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var th retry.AdaptiveThrottler
+		for i := range 10 {
+			p, err := th.Acquire(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i < 6 {
+				p.Release(push.Outcome{Verdict: push.Accepted}, 1)
+			} else if i < 8 {
+				p.Release(down, 1)
+			}
+		}
+		if requests, answered := th.Recent(); requests != 8 || answered != 6 {
+			t.Errorf("%v requests and %v answers while two notifications wait for an answer", requests, answered)
+		}
+		time.Sleep(5 * time.Second) // the response timeout
+		if requests, answered := th.Recent(); requests != 10 || answered != 6 {
+			t.Errorf("%v requests and %v answers after the timeout of two notifications", requests, answered)
+		}
+		time.Sleep(20 * time.Second)
+		if requests, answered := th.Recent(); requests != 0 || answered != 0 {
+			t.Errorf("%v requests and %v answers after the window", requests, answered)
+		}
+	})
+}
+
 func TestNilThrottlerAllowsEverything(t *testing.T) {
 	var th *retry.AdaptiveThrottler
 	retry.Permit{}.Release(down, 1)
 	if _, err := th.Acquire(1); err != nil || !th.AllowRetry() || th.RejectionRate() != 0 {
 		t.Error("a nil throttler rejected a notification")
+	}
+	if requests, answered := th.Recent(); requests != 0 || answered != 0 {
+		t.Error("a nil throttler counts")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,6 +64,36 @@ func (g pipedGateway) replaceConfig(t *testing.T, from, to string) {
 	}
 	if err := os.WriteFile(g.config, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDevConfigurationStartsWithFewLogLines serves the configuration of dev at info level.
+func TestDevConfigurationStartsWithFewLogLines(t *testing.T) {
+	dev, _ := startDev(t)
+	var path []string
+	dev.eventually("the banner", func() bool {
+		path = regexp.MustCompile(`(?m)^    config +(.*)$`).FindStringSubmatch(dev.stdout.String())
+		return path != nil
+	})
+	text, err := os.ReadFile(path[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := regexp.MustCompile(`(?m)^log: .*level: warn.*$`)
+	listen := regexp.MustCompile(`(?m)^(listen: |admin: \{ listen: )"[^"]*"`)
+	if !quiet.Match(text) || len(listen.FindAll(text, -1)) != 2 {
+		t.Fatalf("unexpected configuration:\n%s", text)
+	}
+	text = listen.ReplaceAll(quiet.ReplaceAll(text, nil), []byte(`${1}"127.0.0.1:0"`))
+	p := startGateway(t, nil, "serve", "-c", writeTemp(t, "gateway.yaml", string(text)))
+	p.waitForLog(`"serving"`)
+	if lines := strings.Count(p.stderr.String(), "\n"); lines > 10 {
+		t.Errorf("%d lines:\n%s", lines, p.stderr.String())
+	}
+	p.terminate()
+	dev.terminate()
+	if dev.stderr.String() != "" {
+		t.Errorf("dev logs %s", dev.stderr.String())
 	}
 }
 

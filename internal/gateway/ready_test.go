@@ -5,6 +5,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -58,7 +59,7 @@ func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *usedServic
 
 func newUsedService(name string, p *pool.Pool, of settings) *usedService {
 	s := &service{g: &Gateway{background: newTasks()}, name: name, settings: &of}
-	s.upstream.Store(&upstream{pool: p})
+	s.upstream.Store(&upstream{pool: p, outage: &outage{pool: p, name: name, log: slog.New(slog.DiscardHandler)}})
 	return &usedService{service: s}
 }
 

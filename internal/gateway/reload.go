@@ -121,14 +121,27 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	return changes, nil
 }
 
+// maxLoggedWarnings bounds the warnings in the log, so that a start has few lines however many apps
+// there are.
+const maxLoggedWarnings = 5
+
 // logWarnings logs what is probably wrong with the configuration.
 func (g *Gateway) logWarnings(cfg *config.Config) {
+	found := 0
+	warn := func(message string, args ...any) {
+		if found++; found <= maxLoggedWarnings {
+			g.log.Warn("config: "+message, args...)
+		}
+	}
 	for _, warning := range Warnings(cfg) {
-		g.log.Warn("config: " + warning)
+		warn(warning)
 	}
 	for _, check := range timeoutChecks(cfg) {
 		_, err := check.Verify(context.Background())
-		g.log.Warn("config: "+check.Key, "err", err)
+		warn(check.Key, "err", err)
+	}
+	if found > maxLoggedWarnings {
+		g.log.Warn("config: there are more warnings (gateway check shows all)", "not_logged", found-maxLoggedWarnings)
 	}
 }
 

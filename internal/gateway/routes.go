@@ -129,6 +129,7 @@ func (b *builder) newFCMSender(app string, c *config.FCM, read *blockFiles) (del
 // route returns a route to the service.
 func (s *service) route(provider delivery.Provider, r *config.Retry, observer delivery.Observer) *delivery.Route {
 	u := s.open()
+	observer.Ended = u.outage.observe(observer.Ended)
 	return &delivery.Route{
 		Provider: provider, Unregistered: u.unregistered,
 		Executor: &delivery.Executor{

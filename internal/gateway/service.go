@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -69,6 +70,7 @@ type upstream struct {
 	unregistered *delivery.UnregisteredCache
 	environments *delivery.EnvironmentCache // of tokens that this environment has refused
 	rateLimiter  *quota.RateLimiter
+	outage       *outage
 	refresh      func(context.Context) error // renews the token in the background; nil if sending renews it
 }
 
@@ -291,7 +293,8 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 	}
 	cfg := s.settings.poolConfig()
 	cfg.Limiter = newAdaptiveLimiter(s.settings.pool, s.weights)
-	cfg.Name, cfg.Resolver, cfg.Dial, cfg.Logger, cfg.Observe = s.name, u.resolver, u.dial, s.g.log, s.g.metrics.Observe
+	cfg.Name, cfg.Resolver, cfg.Dial, cfg.Observe = s.name, u.resolver, u.dial, u.observe(s.g.metrics.Observe)
+	cfg.Logger = slog.New(debugHandler{s.g.log.Handler()})
 	if way.target != "" {
 		cfg.EndpointName = way.endpointName
 	}
@@ -301,7 +304,19 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 	if u.pool, err = pool.New(cfg); err != nil {
 		panic("gateway: " + err.Error()) // validate has called it
 	}
+	u.outage = &outage{pool: u.pool, name: s.name, throttler: u.throttler, log: s.g.log}
 	return u
+}
+
+// observe returns the observer of the pool. It does not wait for the next check of the outage if no
+// endpoint can be reached.
+func (u *upstream) observe(count func(pool.Event)) func(pool.Event) {
+	return func(e pool.Event) {
+		count(e)
+		if e.Kind == pool.EventUnreachable {
+			u.outage.check(e.Time)
+		}
+	}
 }
 
 // metricsServices returns what the metrics show of all services that are in use.
@@ -311,7 +326,7 @@ func (g *Gateway) metricsServices() (all []metrics.Service) {
 		if u == nil {
 			continue
 		}
-		w := metrics.Service{Pool: u.pool, RateLimiter: u.rateLimiter, RejectionRate: u.throttler.RejectionRate}
+		w := metrics.Service{Pool: u.pool, RateLimiter: u.rateLimiter, RejectionRate: u.throttler.RejectionRate, Unavailable: u.outage.active.Load}
 		if s.cred.cert != nil {
 			w.CertificateExpires = s.cred.cert.Leaf.NotAfter
 		}
@@ -401,18 +416,19 @@ func (s *service) end() {
 	}
 }
 
-// run runs the pool and the token renewal until ctx ends or the pool is idle. An error while the
+// run runs the pool, the watch for outages and the token renewal until ctx ends or the pool is idle. An error while the
 // gateway runs is only logged.
 func (s *service) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	u, log := s.open(), s.g.log
-	var renewal errgroup.Group
+	var others errgroup.Group
+	others.Go(func() error { return panics.Restart(ctx, log, s.name+": outage", u.outage.watch) })
 	if u.refresh != nil {
-		renewal.Go(func() error { return panics.Restart(ctx, log, s.name+": token renewal", u.refresh) })
+		others.Go(func() error { return panics.Restart(ctx, log, s.name+": token renewal", u.refresh) })
 	}
 	err := panics.Recover(log, s.name, func() error { return u.pool.Run(ctx) }) // a pool restarts its own work
 	cancel()
-	err = errors.Join(err, renewal.Wait())
+	err = errors.Join(err, others.Wait())
 	if err != nil && s.g.background.ctx.Err() == nil {
 		log.Warn("background work failed", "service", s.name, "err", err)
 		return nil

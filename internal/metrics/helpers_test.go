@@ -100,7 +100,7 @@ func startPool(t *testing.T, m *metrics.Metrics, limiter *quota.RateLimiter) *po
 	}
 	m.WatchServices(func() []metrics.Service {
 		return []metrics.Service{{
-			Pool: p, RateLimiter: limiter, RejectionRate: func() float64 { return 0.25 },
+			Pool: p, RateLimiter: limiter, RejectionRate: func() float64 { return 0.25 }, Unavailable: func() bool { return true },
 			CertificateExpires: time.Unix(1_800_000_000, 0),
 		}}
 	})

@@ -92,6 +92,9 @@ var concurrencyReadings = []reading[pool.LimitStatus]{
 var throttleReading = gauge("sluice_throttle_rejection_ratio", "Fraction of notifications that the throttler rejects, 0 to 1; 0 while the provider answers.",
 	poolLabels, func(share float64) float64 { return share })
 
+var unavailableReading = gauge("sluice_pool_unavailable", "1 while the provider is unavailable: no endpoint can be used, or most recent notifications failed.",
+	poolLabels, boolValue)
+
 var expiryReading = gauge("sluice_certificate_expires_timestamp_seconds", "Expiry of the client certificate in Unix time. Keys do not expire.",
 	poolLabels, func(at time.Time) float64 { return float64(at.Unix()) })
 
@@ -115,6 +118,8 @@ type Service struct {
 	RateLimiter *quota.RateLimiter
 	// RejectionRate returns the fraction of notifications that the throttler rejects.
 	RejectionRate func() float64
+	// Unavailable reports whether the provider is unavailable.
+	Unavailable func() bool
 	// CertificateExpires is the expiry of the client certificate; zero if there is none.
 	CertificateExpires time.Time
 }
@@ -156,6 +161,7 @@ func (s *serviceCollector) Describe(to chan<- *prometheus.Desc) {
 		to <- r.desc
 	}
 	to <- throttleReading.desc
+	to <- unavailableReading.desc
 	to <- expiryReading.desc
 	to <- rateLimitWaitingReading.desc
 	to <- rateLimitShareReading.desc
@@ -198,6 +204,9 @@ func (w Service) collect(to chan<- prometheus.Metric, status pool.Status) {
 	}
 	if w.RejectionRate != nil {
 		throttleReading.send(to, w.RejectionRate(), status.Name)
+	}
+	if w.Unavailable != nil {
+		unavailableReading.send(to, w.Unavailable(), status.Name)
 	}
 	if !w.CertificateExpires.IsZero() {
 		expiryReading.send(to, w.CertificateExpires, status.Name)
