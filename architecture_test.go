@@ -58,6 +58,7 @@ var packages = map[string]packageRule{
 	"internal/proxy/proxytest": {layer: 0, why: "only tests import it"},
 	"internal/publicaddr":      {layer: 0},
 	"internal/sleep":           {layer: 0},
+	"internal/subprocess":      {layer: 0},
 	"internal/report":          {layer: 0, why: "it draws figures and does not measure"},
 
 	"providers/apns":         {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "push", "wire"}},
@@ -74,7 +75,7 @@ var packages = map[string]packageRule{
 	"internal/load":          {layer: 1, mayImport: []string{"internal/sleep"}, why: "it calls gateways as it calls peers, over HTTP"},
 
 	"zone":                             {layer: 2, mayImport: []string{"pool"}},
-	"internal/jetstream/jetstreamtest": {layer: 2, mayImport: []string{"internal/jetstream", "internal/sleep"}},
+	"internal/jetstream/jetstreamtest": {layer: 2, mayImport: []string{"internal/jetstream", "internal/sleep", "internal/subprocess"}},
 	"internal/idempotency":             {layer: 2, mayImport: []string{"internal/jetstream", "push"}, why: "it calls the history and the queue through interfaces of its own"},
 	"internal/quotalease":              {layer: 2, mayImport: []string{"internal/jetstream", "internal/panics"}, why: "it sets rate limits through an interface of its own"},
 	"internal/audit":                   {layer: 2, mayImport: []string{"internal/jetstream", "push"}, why: "it must not share code with the packages that it audits"},
@@ -94,9 +95,9 @@ var packages = map[string]packageRule{
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
 		"internal/gateway", "internal/asyncwriter", "internal/audit", "internal/config", "internal/configsource", "internal/jetstream", "internal/bench", "internal/panics",
-		"internal/report", "mockprovider", "providers/webpush", "push", "internal/api",
+		"internal/report", "internal/subprocess", "mockprovider", "providers/webpush", "push", "internal/api",
 	}},
-	"internal/scorecard": {layer: 5, mayImport: []string{"client", "internal/load", "mockprovider", "pool", "push"},
+	"internal/scorecard": {layer: 5, mayImport: []string{"client", "internal/load", "internal/subprocess", "mockprovider", "pool", "push"},
 		why: "it runs the gateway as operators do: binary, configuration and API; pool gives the events of the client"},
 }
 

@@ -3,25 +3,20 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
 	loadbench "github.com/sluice-push/sluice/internal/bench"
+	"github.com/sluice-push/sluice/internal/subprocess"
 )
 
 // benchEnv is the environment of a test: empty, the content of a ready file, or two processes
@@ -30,7 +25,7 @@ type benchEnv struct {
 	readyInfo
 	apps     []string // of the gateway
 	dir      string
-	children []*childProcess
+	children []childProcess
 }
 
 // newEnv returns the environment. A gateway that it starts is ready for calls.
@@ -61,7 +56,7 @@ func (e *benchEnv) applyTo(cfg *loadbench.Config) {
 	}
 	cfg.Ledger, cfg.Script, cfg.Topic = e.Ledger, e.Script, e.APNsTopic
 	for _, c := range e.children {
-		cfg.Processes = append(cfg.Processes, loadbench.Process{Name: c.name, PID: c.cmd.Process.Pid})
+		cfg.Processes = append(cfg.Processes, loadbench.Process{Name: c.name, PID: c.PID()})
 	}
 }
 
@@ -113,7 +108,7 @@ func (e *benchEnv) startGateway(p process, apps int, queue bool) error {
 	c := e.children[len(e.children)-1]
 	e.Key = key
 	return e.waitUntil(p, "the gateway is ready", func() bool {
-		e.URL, e.AdminURL = c.addresses()
+		e.URL, e.AdminURL = c.Addresses()
 		return e.URL != "" && respondsOK(p, e.URL+"/readyz")
 	})
 }
@@ -149,7 +144,7 @@ func respondsOK(ctx context.Context, url string) bool {
 func (e *benchEnv) waitUntil(ctx context.Context, what string, condition func() bool) error {
 	for start := time.Now(); !condition(); {
 		for _, c := range e.children {
-			if c.exited() {
+			if c.Exited() {
 				return fmt.Errorf("bench: process %s exited", c.name)
 			}
 		}
@@ -164,7 +159,7 @@ func (e *benchEnv) waitUntil(ctx context.Context, what string, condition func() 
 // stop stops the processes, the gateway first, and removes their files.
 func (e *benchEnv) stop() {
 	for i := len(e.children) - 1; i >= 0; i-- {
-		e.children[i].stop()
+		e.children[i].Stop(10 * time.Second)
 	}
 	if e.dir != "" {
 		_ = os.RemoveAll(e.dir)
@@ -175,7 +170,7 @@ func (e *benchEnv) stop() {
 // unexpectedly.
 func (e *benchEnv) exitedOutput() error {
 	for _, c := range e.children {
-		if output := c.lastOutput(); c.exited() && output != "" {
+		if output := c.Output(); c.Exited() && output != "" {
 			return fmt.Errorf("last output of process %s:\n%s", c.name, output)
 		}
 	}
@@ -184,13 +179,8 @@ func (e *benchEnv) exitedOutput() error {
 
 // childProcess is a child process that runs this binary.
 type childProcess struct {
+	*subprocess.Process
 	name string
-	cmd  *exec.Cmd
-	done chan struct{}
-
-	mu         sync.Mutex
-	output     []byte
-	url, admin string
 }
 
 func (e *benchEnv) startChild(name string, args ...string) error {
@@ -198,67 +188,9 @@ func (e *benchEnv) startChild(name string, args ...string) error {
 	if err != nil {
 		return err
 	}
-	c := &childProcess{name: name, cmd: exec.Command(self, args...), done: make(chan struct{})}
-	c.cmd.SysProcAttr = childAttr()
-	log, err := c.cmd.StderrPipe()
-	if err != nil {
-		return err
+	child, err := subprocess.Start(exec.Command(self, args...), nil)
+	if err == nil {
+		e.children = append(e.children, childProcess{child, name})
 	}
-	if err := c.cmd.Start(); err != nil {
-		return err
-	}
-	e.children = append(e.children, c)
-	go func() {
-		defer close(c.done)
-		c.readLog(log)
-		_ = c.cmd.Wait() // the output shows how it ended
-	}()
-	return nil
-}
-
-// readLog reads the log to its end. It keeps the last 4 KiB and the addresses of the gateway.
-func (c *childProcess) readLog(log io.Reader) {
-	for lines := bufio.NewScanner(log); lines.Scan(); {
-		var entry struct{ Msg, Listen, Admin string }
-		serving := bytes.Contains(lines.Bytes(), []byte(`"msg":"serving"`)) && json.Unmarshal(lines.Bytes(), &entry) == nil
-		c.mu.Lock()
-		if serving {
-			c.url, c.admin = "http://"+entry.Listen, "http://"+entry.Admin
-		}
-		c.output = append(append(c.output, lines.Bytes()...), '\n')
-		c.output = c.output[max(len(c.output)-4096, 0):]
-		c.mu.Unlock()
-	}
-}
-
-func (c *childProcess) addresses() (url, admin string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.url, c.admin
-}
-
-func (c *childProcess) lastOutput() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return string(bytes.TrimSpace(c.output))
-}
-
-func (c *childProcess) exited() bool {
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// stop drains the process and kills it if it does not exit within 10 seconds.
-func (c *childProcess) stop() {
-	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-c.done:
-	case <-time.After(10 * time.Second):
-		_ = c.cmd.Process.Kill()
-		<-c.done
-	}
+	return err
 }

@@ -142,7 +142,7 @@ func TestSecondSignalExitsImmediately(t *testing.T) {
 		for running := true; running; {
 			_, _, _ = post(ready)
 			select {
-			case <-p.done:
+			case <-p.Done():
 				running = false
 			default:
 			}

@@ -4,9 +4,7 @@ package main_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/subprocess"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
@@ -47,11 +46,9 @@ const testTimeout = 3 * time.Minute
 
 // gatewayProcess is a running process of the binary.
 type gatewayProcess struct {
+	*subprocess.Process
 	t              *testing.T
-	cmd            *exec.Cmd
 	stdout, stderr output
-	done           chan struct{}
-	code           int
 }
 
 // output collects the output of a process. It can be read while the process runs.
@@ -88,36 +85,26 @@ func startProcess(t *testing.T, env []string, program string, args ...string) *g
 // startCommand is startProcess with any change to the command, such as another standard error.
 func startCommand(t *testing.T, change func(*exec.Cmd), program string, args ...string) *gatewayProcess {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-	p := &gatewayProcess{t: t, cmd: exec.CommandContext(ctx, program, args...), done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	change(p.cmd)
-	if err := p.cmd.Start(); err != nil {
+	p, cmd := &gatewayProcess{t: t}, exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = &p.stdout, &p.stderr
+	change(cmd)
+	var err error
+	if p.Process, err = subprocess.Start(cmd, nil); err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		defer close(p.done)
-		err := p.cmd.Wait()
-		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-			p.code = exit.ExitCode()
-		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		testwait.For(t, p.done, "the end")
-	})
+	t.Cleanup(func() { testwait.Call(t, p.Kill, "the end") })
 	return p
 }
 
 // wait waits for the process and returns its exit code, or -1 if a signal ended it.
 func (p *gatewayProcess) wait() int {
-	testwait.For(p.t, p.done, "the end")
-	return p.code
+	testwait.For(p.t, p.Done(), "the end")
+	return p.ExitCode()
 }
 
 func (p *gatewayProcess) signal(s os.Signal) {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
+	if err := p.Signal(s); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -135,8 +122,8 @@ func (p *gatewayProcess) eventually(what string, condition func() bool) {
 	p.t.Helper()
 	for deadline := time.Now().Add(testTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
 		select {
-		case <-p.done:
-			p.t.Fatalf("exited with %d before %s:\n%s%s", p.code, what, p.stdout.String(), p.stderr.String())
+		case <-p.Done():
+			p.t.Fatalf("exited with %d before %s:\n%s%s", p.ExitCode(), what, p.stdout.String(), p.stderr.String())
 		default:
 		}
 		if time.Now().After(deadline) {

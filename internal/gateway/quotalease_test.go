@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/subprocess"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -91,24 +92,24 @@ func (c *cluster) writeConfig(nats jetstream.Config, rest string) {
 
 // gatewayProcess is a gateway in its own process, with goroutines that call it.
 type gatewayProcess struct {
+	*subprocess.Process
 	t       testing.TB
 	url     string
-	process *exec.Cmd
-	done    chan struct{}
+	done    chan struct{} // ends the callers
 	callers sync.WaitGroup
 }
 
 // startGateway starts a gateway, and callers that send to it until it ends.
 func (c *cluster) startGateway(callers int) *gatewayProcess {
 	c.t.Helper()
-	p := &gatewayProcess{t: c.t, process: exec.Command(os.Args[0]), done: make(chan struct{})}
-	p.process.Env = append(os.Environ(), childConfigVar+"="+c.file)
-	p.process.Stderr = os.Stderr
-	out, err := p.process.StdoutPipe()
+	p, cmd := &gatewayProcess{t: c.t, done: make(chan struct{})}, exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childConfigVar+"="+c.file)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := p.process.Start(); err != nil {
+	if p.Process, err = subprocess.Start(cmd, nil); err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { p.stop(os.Kill) })
@@ -148,12 +149,14 @@ func (c *cluster) callLoop(url string, done <-chan struct{}) {
 
 // stop ends the process with a signal, unless it has already been stopped.
 func (p *gatewayProcess) stop(sig os.Signal) {
-	if p.process.ProcessState != nil {
+	select {
+	case <-p.done:
 		return
+	default:
 	}
 	close(p.done)
-	_ = p.process.Process.Signal(sig)
-	testwait.Call(p.t, func() { _ = p.process.Wait() }, "the end of the gateway")
+	_ = p.Signal(sig)
+	testwait.For(p.t, p.Done(), "the end of the gateway")
 	testwait.Call(p.t, p.callers.Wait, "the end of all callers")
 }
 

@@ -174,17 +174,11 @@ func (s *scenario) runAudit(config string) (lost int, problem string) {
 	return report.Lost, problem
 }
 
-// kill kills the process like a power failure and waits for its end.
-func (g *gateway) kill() {
-	_ = g.cmd.Process.Kill()
-	<-g.done
-}
-
 // startAndServe starts a gateway and waits until it serves.
 func (s *scenario) startAndServe(config string) *gateway {
 	g := s.startProcess(config)
 	s.eventually("waiting for the gateway to serve", time.Minute, func() bool {
-		if g.exited() {
+		if g.Exited() {
 			s.Fatalf("the gateway exited: %s", g.lastLog())
 		}
 		return g.baseURL() != ""

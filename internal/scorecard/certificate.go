@@ -90,7 +90,7 @@ func (s *scenario) expiredCertificate() (cert, key []byte) {
 // certificateExpiry returns the expiry of the certificate from the metrics, or the zero time if it
 // is missing.
 func (g *gateway) certificateExpiry() (at time.Time) {
-	resp, err := httpClient.Get(g.admin + "/metrics")
+	resp, err := httpClient.Get(g.adminURL() + "/metrics")
 	g.scenario.noError(err)
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)

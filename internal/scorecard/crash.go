@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/sluice-push/sluice/mockprovider"
@@ -84,7 +85,7 @@ func (s *scenario) largeQueue(rng *rand.Rand) {
 	}
 	before := s.drainRate(m, p)
 	waiting := p.count() - len(m.Ledger().AcceptedByID())
-	g.kill()
+	g.Kill()
 	requestsBefore := m.Ledger().Summary().Services[mockprovider.APNs].Requests
 	g = s.startProcess(config)
 	s.eventually("waiting for the first request after the restart", time.Minute, func() bool { return m.Ledger().Summary().Services[mockprovider.APNs].Requests > requestsBefore })
@@ -106,9 +107,9 @@ func (s *scenario) largeQueue(rng *rand.Rand) {
 
 // killWhileEnqueuing enqueues notifications and kills g after the given time.
 func (s *scenario) killWhileEnqueuing(g *gateway, p *acknowledged, batch int, after time.Duration) {
-	killTimer := time.AfterFunc(after, func() { _ = g.cmd.Process.Kill() })
+	killTimer := time.AfterFunc(after, func() { _ = g.Signal(os.Kill) })
 	defer killTimer.Stop()
-	for !g.exited() {
+	for !g.Exited() {
 		_, _ = s.enqueue(g, p, batch) // an error is expected; the receipts that arrived are recorded
 	}
 }
@@ -142,8 +143,8 @@ func (s *scenario) smallQueue(rng *rand.Rand) (c deliveryCounts, accepted int) {
 	config, p := s.writeQueueConfig(m), &acknowledged{}
 	for range killsPerSeed {
 		g := s.startProcess(config)
-		killTimer := time.AfterFunc(200*time.Millisecond+time.Duration(rng.Int64N(int64(1800*time.Millisecond))), func() { _ = g.cmd.Process.Kill() })
-		for !g.exited() {
+		killTimer := time.AfterFunc(200*time.Millisecond+time.Duration(rng.Int64N(int64(1800*time.Millisecond))), func() { _ = g.Signal(os.Kill) })
+		for !g.Exited() {
 			if g.baseURL() == "" || p.count() > 20_000 {
 				s.sleep(time.Millisecond)
 				continue

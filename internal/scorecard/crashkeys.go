@@ -36,10 +36,10 @@ func (s *scenario) keyedCalls(rng *rand.Rand, kills int) {
 	for range kills {
 		g := s.startProcess(config)
 		select {
-		case <-g.done: // it exited before the kill
+		case <-g.Done(): // it exited before the kill
 		case <-time.After(300*time.Millisecond + time.Duration(rng.Int64N(int64(1700*time.Millisecond)))):
 		}
-		g.kill()
+		g.Kill()
 	}
 	g := s.startAndServe(config)
 	close(c.stopped)

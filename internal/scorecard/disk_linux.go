@@ -62,9 +62,9 @@ func (s *scenario) powerLoss() {
 		shutdownErr := make(chan error, 1)
 		time.AfterFunc(500*time.Millisecond+rand.N(time.Second), func() {
 			shutdownErr <- d.shutdown()
-			_ = g.cmd.Process.Kill()
+			_ = g.Signal(os.Kill)
 		})
-		for !g.exited() {
+		for !g.Exited() {
 			_, _ = s.enqueue(g, &q.acknowledged, 100)
 		}
 		s.noError(<-shutdownErr)
@@ -97,7 +97,7 @@ func (s *scenario) corruptQueue(batches int, change func(block []byte) []byte) (
 		_, err := s.enqueue(g, &q.acknowledged, 100)
 		s.noError(err)
 	}
-	g.kill()
+	g.Kill()
 	name := q.firstBlock(s)
 	text, err := os.ReadFile(name)
 	s.noError(err)
@@ -161,7 +161,7 @@ func (s *scenario) diskFull() {
 	code, retryAfter = q.sendAsync(s, g)
 	s.expect("disk full: answered", fmt.Sprintf("%d, Retry-After %s", code, retryAfter), code == 503 && retryAfter != "")
 	s.sleep(2 * time.Second) // the gateway keeps trying to write
-	s.expect("exited by itself", fmt.Sprint(g.exited()), !g.exited())
+	s.expect("exited by itself", fmt.Sprint(g.Exited()), !g.Exited())
 	s.noError(os.Remove(filler))
 	q.speedUp(s)
 	recovered := s.eventually("waiting until the gateway accepts again", time.Minute, func() bool { code, _ := q.sendAsync(s, g); return code == 202 })
@@ -226,7 +226,7 @@ func (s *scenario) fillByOthers() {
 	s.noError(os.Remove(filler))
 	g = s.startAndServe(q.config)
 	s.noError(fillDisk(filler, 0))
-	g.kill()
+	g.Kill()
 	s.noError(os.Remove(filler))
 	g = s.startAndServe(q.config)
 	_, err := s.enqueueAt(g, &q.acknowledged, 500, time.Time{})

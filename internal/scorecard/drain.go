@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/load"
@@ -41,7 +40,7 @@ func (s *scenario) drainUnderFullLoad() {
 	maxInFlight := 0
 	s.eventually("waiting until all are in flight", time.Minute, func() bool {
 		maxInFlight = max(maxInFlight, g.status().inFlight())
-		return maxInFlight == count || g.exited()
+		return maxInFlight == count || g.Exited()
 	})
 	exitTime, clean := g.terminate()
 	got := run.wait()
@@ -65,14 +64,8 @@ func countDuplicates(m *mockprovider.Mock) (n int) {
 // status is 0. It kills a gateway that takes twice as long as it may.
 func (g *gateway) terminate() (exitTime time.Duration, clean bool) {
 	began := time.Now()
-	_ = g.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-g.done:
-	case <-time.After(2 * drainGrace):
-		_ = g.cmd.Process.Kill()
-		<-g.done
-	}
-	return time.Since(began), g.cmd.ProcessState != nil && g.cmd.ProcessState.Success()
+	clean = g.Stop(2 * drainGrace)
+	return time.Since(began), clean
 }
 
 // loadBalancer simulates a load balancer. It checks /readyz of each gateway every 50 ms and
@@ -107,7 +100,7 @@ func (b *loadBalancer) checkReady() {
 	b.mu.Unlock()
 	var ready []*gateway
 	for _, g := range all {
-		if !g.exited() && g.ready() {
+		if !g.Exited() && g.ready() {
 			ready = append(ready, g)
 		}
 	}
@@ -153,10 +146,10 @@ func (s *scenario) rollingRestart() {
 func (s *scenario) startUntilServing(config string) (g *gateway) {
 	s.eventually("waiting for a gateway to serve", time.Minute, func() bool {
 		g = s.startProcess(config)
-		for g.baseURL() == "" && !g.exited() {
+		for g.baseURL() == "" && !g.Exited() {
 			s.sleep(10 * time.Millisecond)
 		}
-		return !g.exited()
+		return !g.Exited()
 	})
 	return g
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,9 +17,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/subprocess"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -30,20 +29,14 @@ const key = "slk_score_card"
 
 // gateway is a gateway process.
 type gateway struct {
+	*subprocess.Process
 	scenario  *scenario
-	cmd       *exec.Cmd
 	startedAt time.Time
-	done      chan struct{}
-	log       io.Closer     // the end of the log that this process reads
-	stallLog  atomic.Bool   // readLog stops reading
-	closeLog  func()        // ends a stall, and closes log
-	logClosed chan struct{} // closed by closeLog
+	stallLog  atomic.Bool // readLine blocks
+	closeLog  func()      // closes the log, and ends a stall
 
-	mu      sync.Mutex
-	url     string
-	admin   string // base URL of the admin listener
-	events  []event
-	logTail []string // the last lines of the log, for the notes of a failed row
+	mu     sync.Mutex
+	events []event
 }
 
 // event is a log entry of the gateway, such as an event of a pool.
@@ -53,8 +46,6 @@ type event struct {
 	Pool     string    `json:"pool"`
 	Endpoint string    `json:"endpoint"`
 	Reason   string    `json:"reason"`
-	Listen   string    `json:"listen"`
-	Admin    string    `json:"admin"`
 	Kind     string    `json:"event"` // kind of a pool event, such as ejected
 }
 
@@ -123,7 +114,7 @@ func (s *scenario) startGatewayWith(live int, settings string, apps ...app) *gat
 func (s *scenario) startFull(live int, config string) *gateway {
 	g := s.startProcess(config)
 	s.eventually("waiting for full pools", 30*time.Second, func() bool {
-		if g.exited() {
+		if g.Exited() {
 			s.Fatalf("the gateway exited: %s", g.lastLog())
 		}
 		return g.baseURL() != "" && g.status().minLive() >= live
@@ -156,25 +147,25 @@ func (s *scenario) startProcess(config string) *gateway { return s.startProcessI
 // startProcessIn is startProcess with a command prefix, such as nsenter.
 func (s *scenario) startProcessIn(prefix []string, config string) *gateway {
 	command := append(slices.Clone(prefix), s.binary, "serve", "-c", config)
-	g := &gateway{scenario: s, cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
-	g.cmd.Env = append(os.Environ(), "SLUICE_POOL_IDLE_TIMEOUT=0s") // pools connect at the start, before the load
-	log, err := g.cmd.StderrPipe()
-	s.noError(err)
-	g.log, g.logClosed = log, make(chan struct{})
-	g.closeLog = sync.OnceFunc(func() {
-		_ = log.Close()
-		close(g.logClosed)
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), "SLUICE_POOL_IDLE_TIMEOUT=0s") // pools connect at the start, before the load
+	g, logFile, logClosed := &gateway{scenario: s, startedAt: time.Now()}, s.openLog(), make(chan struct{})
+	process, err := subprocess.Start(cmd, func(line []byte) {
+		if g.stallLog.Load() {
+			<-logClosed
+		}
+		_, _ = fmt.Fprintf(logFile, "%s\n", line)
+		g.readLine(line)
 	})
-	g.startedAt = time.Now()
-	s.noError(g.cmd.Start())
-	logFile := s.openLog()
-	go func() {
-		defer close(g.done)
-		g.readLog(io.TeeReader(log, logFile))
+	s.noError(err)
+	g.Process, g.closeLog = process, sync.OnceFunc(func() {
+		process.CloseLog()
+		close(logClosed)
+	})
+	s.Cleanup(func() {
+		g.stop()
 		_ = logFile.Close()
-		_ = g.cmd.Wait() // the log shows how it ended
-	}()
-	s.Cleanup(g.stop)
+	})
 	return g
 }
 
@@ -192,64 +183,39 @@ func (s *scenario) openLog() io.WriteCloser {
 // stop drains the gateway and kills it if it does not exit within 15 seconds.
 func (g *gateway) stop() {
 	if g.stallLog.Load() {
-		g.closeLog() // otherwise done is never closed
+		g.closeLog() // otherwise the process never ends
 	}
-	_ = g.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-g.done:
-	case <-time.After(15 * time.Second):
-		_ = g.cmd.Process.Kill()
-		<-g.done
-	}
+	g.Stop(15 * time.Second)
 }
 
-// readLog reads the log until the process ends.
-func (g *gateway) readLog(log io.Reader) {
-	lines := bufio.NewScanner(log)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if g.stallLog.Load() {
-			<-g.logClosed
-			return
-		}
-		var e event
-		if json.Unmarshal(lines.Bytes(), &e) == nil {
-			e.Kind = e.eventKind()
-		}
-		g.mu.Lock()
-		if g.logTail = append(g.logTail, lines.Text()); len(g.logTail) > 5 {
-			g.logTail = g.logTail[1:]
-		}
-		switch {
-		case e.Message == "serving":
-			g.url, g.admin = "http://"+e.Listen, "http://"+e.Admin
-		case e.Kind != "":
-			g.events = append(g.events, e)
-		}
-		g.mu.Unlock()
+// readLine reads a line of the log.
+func (g *gateway) readLine(line []byte) {
+	var e event
+	if json.Unmarshal(line, &e) != nil {
+		return
 	}
-}
-
-func (g *gateway) exited() bool {
-	select {
-	case <-g.done:
-		return true
-	default:
-		return false
-	}
-}
-
-func (g *gateway) lastLog() string {
+	e.Kind = e.eventKind()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return strings.Join(g.logTail, " | ")
+	g.events = append(g.events, e)
+}
+
+// lastLog returns the last lines of the log, for the notes of a failed row.
+func (g *gateway) lastLog() string {
+	lines := strings.Split(g.Output(), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], " | ")
 }
 
 // baseURL returns the base URL of the API, or "" until the gateway serves.
 func (g *gateway) baseURL() string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.url
+	url, _ := g.Addresses()
+	return url
+}
+
+// adminURL returns the base URL of the admin listener.
+func (g *gateway) adminURL() string {
+	_, admin := g.Addresses()
+	return admin
 }
 
 // eventsSince returns the events of one kind since a time, for one endpoint or, if endpoint is

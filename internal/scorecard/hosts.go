@@ -65,7 +65,7 @@ func (h *host) setConnected(signal syscall.Signal, change func(*scenario, string
 		h.scenario.noError(change(h.scenario, h.iface))
 	} else {
 		for _, g := range h.gateways {
-			h.scenario.noError(g.cmd.Process.Signal(signal))
+			h.scenario.noError(g.Signal(signal))
 		}
 	}
 	return time.Now()

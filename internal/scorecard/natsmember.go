@@ -10,6 +10,8 @@ import (
 	"time"
 
 	nats "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/sluice-push/sluice/internal/subprocess"
 )
 
 // memberEnv is an environment variable that makes a process of this binary a server of a NATS
@@ -24,8 +26,9 @@ func (s *scenario) startClusterMember(self, config string) {
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), memberEnv+"="+config)
 	cmd.Stderr = os.Stderr
-	s.noError(cmd.Start())
-	s.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	member, err := subprocess.Start(cmd, nil)
+	s.noError(err)
+	s.Cleanup(member.Kill)
 }
 
 // runMember is the main function of a server process.

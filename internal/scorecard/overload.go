@@ -111,7 +111,7 @@ func (l *loadRun) invalidRejections() int {
 
 // maxMemory returns the peak resident memory of the gateway in bytes. It needs Linux.
 func (g *gateway) maxMemory() int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.PID()))
 	g.scenario.noError(err)
 	var kib int
 	if _, after, ok := bytes.Cut(text, []byte("VmHWM:")); ok {

@@ -28,7 +28,7 @@ func reloadStorm(s *scenario) {
 		s.replaceInFile(config, fmt.Sprintf("size: %d", poolSize-i%2), fmt.Sprintf("size: %d", poolSize-1+i%2))
 		s.eventually("waiting for a reload", 10*time.Second, func() bool {
 			applied = len(g.eventsSince(g.startedAt, "configuration reloaded", ""))
-			return applied > i || g.exited()
+			return applied > i || g.Exited()
 		})
 	}
 	underLoad := time.Since(run.started) < faultDuration+beforeFault
@@ -77,7 +77,7 @@ func (s *scenario) fewestGoroutines(g *gateway) int {
 
 // adminText returns the response to a GET of the admin listener.
 func (g *gateway) adminText(path string) string {
-	resp, err := httpClient.Get(g.admin + path)
+	resp, err := httpClient.Get(g.adminURL() + path)
 	g.scenario.noError(err)
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)

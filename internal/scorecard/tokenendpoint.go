@@ -73,7 +73,7 @@ func misbehavingTokenEndpoint(s *scenario) {
 	run := s.offerRate(g, 200, fault, apnsNotification)
 	calls := s.callAll(g, faults, run)
 
-	s.expect("gateway runs", fmt.Sprint(!g.exited()), !g.exited())
+	s.expect("gateway runs", fmt.Sprint(!g.Exited()), !g.Exited())
 	s.expectZero("failed for an app without FCM", s.countFailed(run.wait().Samples, healthy.Ledger().AcceptedByID()))
 	for i, f := range faults {
 		s.checkTokenFault(f, mocks[i], calls[f.name])

@@ -154,7 +154,7 @@ func (c *Cluster) Kill(i int) {
 
 // Signal sends a signal to the process of server i, for instance to suspend it.
 func (c *Cluster) Signal(i int, signal os.Signal) {
-	_ = c.servers[i].process.Process.Signal(signal) // it runs
+	_ = c.servers[i].process.Signal(signal) // it runs
 }
 
 // Start restarts server i after Kill, and returns when the server has caught up with the others.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	nats "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/sluice-push/sluice/internal/subprocess"
 )
 
 // serverFileEnv makes a process of the test binary run the NATS server with this configuration
@@ -26,9 +28,8 @@ type server struct {
 	dir, name              string
 	clients, route, health int
 
-	process *exec.Cmd
-	stdin   io.Closer     // closed when this process ends, which stops the server
-	exited  chan struct{} // closed when the server process has exited
+	process *subprocess.Process
+	stdin   io.Closer // closed when this process ends, which stops the server
 }
 
 // writeConfig writes the server's configuration file, with sync on every write as in production.
@@ -60,23 +61,14 @@ func (s *server) logFile() string    { return filepath.Join(s.dir, "log") }
 
 // start starts the process.
 func (s *server) start() (err error) {
-	process := exec.Command(os.Args[0])
-	process.Env = append(os.Environ(), serverFileEnv+"="+s.configFile())
-	process.Stderr = os.Stderr
-	life, err := process.StdinPipe()
-	if err != nil {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), serverFileEnv+"="+s.configFile())
+	cmd.Stderr = os.Stderr
+	if s.stdin, err = cmd.StdinPipe(); err != nil {
 		return err
 	}
-	if err := process.Start(); err != nil {
-		return err
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = process.Wait() // returns an error, because the process is killed
-		close(ended)
-	}()
-	s.process, s.stdin, s.exited = process, life, ended
-	return nil
+	s.process, err = subprocess.Start(cmd, nil)
+	return err
 }
 
 // serve runs the server in its own process. A port that is already in use ends the process.
@@ -100,8 +92,7 @@ func (s *server) kill() {
 	if s.process == nil {
 		return
 	}
-	_ = s.process.Process.Kill()
-	<-s.exited
+	s.process.Kill()
 	_ = s.stdin.Close()
 	s.process = nil
 }
@@ -118,7 +109,7 @@ func (s *server) waitHealthy(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-s.exited:
+		case <-s.process.Done():
 			return s.errorWithLog("exited unexpectedly")
 		case <-ctx.Done():
 			return s.errorWithLog("is not healthy")
