@@ -238,3 +238,5 @@ func (f *fakeStorage) AfterWrites(written func()) { written() }
 
 // Confirm reports that a notification is in the queue.
 func (f *fakeStorage) Confirm(context.Context, string) (bool, error) { return true, nil }
+
+func (f *fakeStorage) AfterResolved(_ string, then func()) { then() }

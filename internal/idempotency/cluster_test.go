@@ -83,6 +83,28 @@ func TestClaimHeldByOtherGatewayIsBusy(t *testing.T) {
 	}
 }
 
+// TestClaimIsHeldUntilNotificationIsResolved ends a request whose notification may or may not be in the
+// queue. Another gateway would find a waiting notification, which the first one may then end.
+func TestClaimIsHeldUntilNotificationIsResolved(t *testing.T) {
+	where := jetstream.Config{URL: jetstreamtest.StartServer(t)}
+	f := newFixtureAt(t, where)
+	f.queue.unresolved = make(chan func(), 1)
+	one, two := f.open(), newFixtureAt(t, where).open()
+	n := newKeyed("key", "body")
+	release, _ := one.claim(n)
+	one.appendEvents(keyedEvent(n, push.StatusQueued))
+	release(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if release, earlier, err := two.Claim(ctx, newKeyed("key", "body")); err == nil {
+		t.Errorf("claimed: %t, %+v", release != nil, earlier)
+	}
+	testwait.For(t, f.queue.unresolved, "the function to call later")()
+	if release, earlier := two.claim(newKeyed("key", "body")); release != nil || earlier.ID != n.ID {
+		t.Errorf("claimed: %t, %+v", release != nil, earlier)
+	}
+}
+
 // TestClaimsAreReleasedWhenServerDies ends calls without an event right before each server is
 // killed, and starts others after that. The other gateway must be able to claim every key.
 func TestClaimsAreReleasedWhenServerDies(t *testing.T) {

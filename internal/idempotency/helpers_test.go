@@ -31,6 +31,7 @@ type fixture struct {
 	engine       *jetstream.Engine
 	dir          string // of the index
 	claimTTL     time.Duration
+	queue        fullQueue
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -58,9 +59,17 @@ func (h keyHistory) LastUse(ctx context.Context, keyHash []byte) (*idempotency.U
 }
 
 // fullQueue is a queue that has every waiting notification.
-type fullQueue struct{}
+type fullQueue struct{ unresolved chan func() } // receives what waits for a write without a response; nil without such a write
 
 func (fullQueue) Confirm(context.Context, string) (bool, error) { return true, nil }
+
+func (q fullQueue) AfterResolved(_ string, f func()) {
+	if q.unresolved == nil {
+		f()
+	} else {
+		q.unresolved <- f
+	}
+}
 
 // testLog is a running Log with its history.
 type testLog struct {
@@ -81,7 +90,7 @@ func (f *fixture) open() *testLog {
 	})
 	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {
 		l.Log, err = idempotency.NewLog(f.Context(), idempotency.LogConfig{
-			Engine: f.engine, History: keyHistory{l.history}, Queue: fullQueue{}, ClaimTTL: f.claimTTL,
+			Engine: f.engine, History: keyHistory{l.history}, Queue: f.queue, ClaimTTL: f.claimTTL,
 		})
 		return err
 	})

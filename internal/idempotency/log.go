@@ -64,6 +64,9 @@ type History interface {
 type Queue interface {
 	// Confirm returns false if a waiting notification is not in the queue, so that it has ended.
 	Confirm(ctx context.Context, id string) (waits bool, err error)
+	// AfterResolved calls f when it is known whether a notification of a request is stored in the queue:
+	// immediately, unless a write got no response.
+	AfterResolved(id string, f func())
 }
 
 // LogConfig configures a Log. History and Queue are required.
@@ -236,11 +239,14 @@ func (l *Log) endInDoubt(ctx context.Context, n *push.Notification, use *Use) (*
 }
 
 // release ends a request. Those that wait for it then find the events that it appended. In the
-// cluster the key is released when these events are written.
+// cluster the key is released when these events are written, and when it is known whether the
+// notification is in the queue: another gateway cannot find out whether a waiting one will be sent.
 func (l *Log) release(own *request, lease *jetstream.Lease) {
 	l.requests.end(own, nil)
 	if lease != nil {
-		l.cfg.History.AfterWrites(func() { l.queueRelease(lease) })
+		l.cfg.Queue.AfterResolved(own.n.ID, func() {
+			l.cfg.History.AfterWrites(func() { l.queueRelease(lease) })
+		})
 	}
 }
 

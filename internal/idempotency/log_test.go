@@ -134,6 +134,7 @@ func TestOrphanedSendIsInDoubt(t *testing.T) {
 
 // lossyQueue is a queue that has lost a notification, which it ends when it is asked.
 type lossyQueue struct {
+	fullQueue
 	*fakeHistory
 	err error
 }
@@ -151,7 +152,7 @@ func (q *lossyQueue) Confirm(ctx context.Context, id string) (bool, error) {
 // queue does not.
 func TestClaimConfirmsWaitingNotification(t *testing.T) {
 	h := &fakeHistory{}
-	q := &lossyQueue{h, errors.New("queue unavailable")}
+	q := &lossyQueue{fakeHistory: h, err: errors.New("queue unavailable")}
 	l, err := idempotency.NewLog(t.Context(), idempotency.LogConfig{History: h, Queue: q})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,6 +124,49 @@ func TestClusterReportsMissingTasks(t *testing.T) {
 	if r := f.receipt(t, kept); r.Status() != push.StatusScheduled {
 		t.Errorf("%+v", r)
 	}
+}
+
+// behindJournal is a journal that cannot be read up to its end.
+type behindJournal struct {
+	*memoryJournal
+	behind *atomic.Bool
+}
+
+func (j behindJournal) WaitCaughtUp(context.Context) error {
+	if j.behind.Load() {
+		return errors.New("behind")
+	}
+	return nil
+}
+
+// TestAfterResolvedWaitsForResult loses the response of a write. Whether it was stored is known when the
+// journal can be read again.
+func TestAfterResolvedWaitsForResult(t *testing.T) {
+	j := behindJournal{newMemoryJournal(), &atomic.Bool{}}
+	j.behind.Store(true)
+	lost, stored := newNotification("shop"), newNotification("shop")
+	j.beforeAppend = func(e push.Event) error {
+		if e.ID == lost.ID {
+			return errors.New("no response")
+		}
+		return nil
+	}
+	f := openQueueWith(t, jetstreamtest.Config(t, t.TempDir()), j, j.memoryJournal, newFakeSender(), queue.Config{})
+	f.accept(t, stored)
+	if err := f.Accept(t.Context(), []*push.Notification{lost})[0]; err == nil {
+		t.Error("accepted")
+	}
+	known, lostKnown := make(chan struct{}), make(chan struct{})
+	f.AfterResolved(stored.ID, func() { close(known) })
+	f.AfterResolved(lost.ID, func() { close(lostKnown) })
+	testwait.For(t, known, "a stored notification is known")
+	select {
+	case <-lostKnown:
+		t.Error("known although the journal cannot be read")
+	default:
+	}
+	j.behind.Store(false)
+	testwait.For(t, lostKnown, "the other one is known")
 }
 
 // TestRecoveryKeepsQueuedNotifications restarts a queue with tasks in all states. Only the notification

@@ -25,6 +25,7 @@ type acceptance struct {
 
 	resolved chan struct{}   // closed when stored is set
 	stored   map[string]bool // IDs of the tasks that will be sent
+	then     []func()        // called after that
 }
 
 // wait waits until a is resolved or ctx ends.
@@ -94,6 +95,24 @@ func (q *Queue) resolve(ctx context.Context, a *acceptance) {
 	}
 	q.mu.Unlock()
 	close(a.resolved)
+	for _, f := range a.then {
+		f()
+	}
+}
+
+// AfterResolved calls f when it is known whether a notification that was passed to Accept is stored:
+// later if a write got no response, and otherwise before it returns. It does not call f if the process
+// ends before that.
+func (q *Queue) AfterResolved(id string, f func()) {
+	q.mu.Lock()
+	a := q.unresolved[id]
+	if a != nil {
+		a.then = append(a.then, f)
+	}
+	q.mu.Unlock()
+	if a == nil {
+		f()
+	}
 }
 
 // tryResolve waits until the engine is writable: by then a write in progress has either happened or
