@@ -169,9 +169,9 @@ func (h *History) createDir() (err error) {
 }
 
 func (h *History) openIndex(ctx context.Context) error {
-	info, err := h.stream.Info(ctx)
+	info, err := h.streamInfo(ctx)
 	if err != nil {
-		return fmt.Errorf("history: %w", err)
+		return err
 	}
 	idx, cp, err := openIndex(ctx, h.cfg.Dir, streamID(info), h.cfg.Logger)
 	if err != nil {
