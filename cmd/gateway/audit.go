@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 
@@ -71,8 +72,16 @@ func (a auditCmd) report(p process) (*audit.Report, error) {
 // adminClient returns a client for the admin listener, and the base of its URLs. With TLS, it accepts
 // the certificate of the configuration.
 func adminClient(admin *config.Admin) (client *http.Client, base string, err error) {
+	network, address := admin.Listen.Split()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	client = &http.Client{Transport: transport}
+	if network == "systemd" {
+		return nil, "", fmt.Errorf("gateway: the address of the running gateway is not known, because admin.listen is %s (stop it first)", admin.Listen)
+	}
 	if admin.TLS.CertFile == "" {
-		return http.DefaultClient, "http://" + string(admin.Listen), nil
+		return client, "http://admin", nil
 	}
 	pair, err := tls.LoadX509KeyPair(string(admin.TLS.CertFile), string(admin.TLS.KeyFile))
 	if err != nil {
@@ -85,7 +94,8 @@ func adminClient(admin *config.Admin) (client *http.Client, base string, err err
 	} else if len(pair.Leaf.IPAddresses) > 0 {
 		trusted.ServerName = pair.Leaf.IPAddresses[0].String()
 	}
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: trusted}}, "https://" + string(admin.Listen), nil
+	transport.TLSClientConfig = trusted
+	return client, "https://admin", nil
 }
 
 // fetchAudit requests the audit from the gateway that uses the directory.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/configsource"
 	"github.com/sluice-push/sluice/internal/gateway"
@@ -70,6 +72,7 @@ func (s serveCmd) Run(p process) error {
 		return usageError{err}
 	}
 	g.WatchLog(p.log.Dropped)
+	g.WatchState(notifySystemd(log))
 	commit := func(cfg *config.Config) {
 		if err := reader.commit(cfg); err != nil {
 			log.Error("configuration snapshot not written; the next start uses an older configuration", "err", err)
@@ -80,6 +83,20 @@ func (s serveCmd) Run(p process) error {
 		g.Follow(changed, func() (*config.Config, error) { return reader.load(ctx) }, commit)
 	})
 	return g.Run(p)
+}
+
+// notifySystemd returns a function that reports the state to systemd, for units with Type=notify or
+// notify-reload. Without systemd it does nothing.
+func notifySystemd(log *slog.Logger) func(gateway.State) {
+	return func(state gateway.State) {
+		message := map[gateway.State]string{
+			gateway.Serving: daemon.SdNotifyReady, gateway.Draining: daemon.SdNotifyStopping,
+			gateway.Reloading: daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec(),
+		}[state]
+		if _, err := daemon.SdNotify(false, message); err != nil {
+			log.Warn("systemd was not notified", "state", string(state), "err", err)
+		}
+	}
 }
 
 // openSource returns the source of the configuration.

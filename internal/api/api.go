@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -63,6 +64,8 @@ type Config struct {
 	// if none matched, and its status, which is 0 if the client disconnected before there was a
 	// response. It must return quickly; nil disables it.
 	Observe func(route string, status int)
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 	// Logger gets one line per request at debug level and one per panic. nil discards them.
 	Logger *slog.Logger
 }
@@ -102,19 +105,20 @@ func setDefault[T int | time.Duration](v *T, value T) {
 
 // server holds what the handlers share.
 type server struct {
-	sender      Sender
-	channels    Channels
-	queue       Queue
-	history     History
-	draining    <-chan struct{}
-	keys        keyring
-	limits      Limits
-	status      func(apps []string) any
-	ready       func() []NotReady
-	log         *slog.Logger
-	observer    func(route string, status int)
-	idempotency idempotency.Store
-	readers     *readerPool
+	sender         Sender
+	channels       Channels
+	queue          Queue
+	history        History
+	draining       <-chan struct{}
+	keys           keyring
+	limits         Limits
+	status         func(apps []string) any
+	ready          func() []NotReady
+	log            *slog.Logger
+	trustedProxies []netip.Prefix
+	observer       func(route string, status int)
+	idempotency    idempotency.Store
+	readers        *readerPool
 
 	replaced chan struct{} // closed when next is set
 	next     *server
@@ -180,7 +184,7 @@ func New(cfg Config) (*Handler, error) {
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: cfg.Sender, channels: cfg.Channels, keys: keys, limits: limits,
-		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
+		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}

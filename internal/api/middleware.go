@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -89,7 +92,7 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
-		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)),
+		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)), slog.String("address", callerAddress(r, s.trustedProxies)),
 		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace))
 }
 
@@ -106,6 +109,37 @@ func callerName(r *http.Request) string {
 		return cert.DNSNames[0]
 	}
 	return cert.Subject.CommonName
+}
+
+// callerAddress returns the IP address of the caller. Each trusted proxy appends the address of its
+// peer to X-Forwarded-For, so the last one that is not trusted is that of the caller. What a caller
+// has put before it is not believed. The peer of a Unix socket is a local proxy, and is trusted if
+// there are trusted proxies at all.
+func callerAddress(r *http.Request, trusted []netip.Prefix) string {
+	isTrusted := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(trusted, func(network netip.Prefix) bool { return network.Contains(addr) })
+	}
+	address := ""
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		addr := peer.Addr().Unmap()
+		if address = addr.String(); !isTrusted(addr) {
+			return address
+		}
+	} else if len(trusted) == 0 {
+		return ""
+	}
+	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, text := range slices.Backward(forwarded) {
+		addr, err := netip.ParseAddr(strings.TrimSpace(text))
+		if err != nil {
+			break
+		}
+		addr = addr.Unmap().WithZone("")
+		if address = addr.String(); !isTrusted(addr) {
+			break
+		}
+	}
+	return address
 }
 
 // logPanic logs the type and stack of a panic, but not its value: the value can contain data of the

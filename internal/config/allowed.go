@@ -132,7 +132,7 @@ func kindOf(t reflect.Type) kind {
 	case Rate:
 		return kind{"none, or a rate above zero, per s, min, h or d", "string", `^(none|[0-9]+ ?/ ?(s|min|h|d))$`, "600000/min"}
 	case Address:
-		return kind{"an address to listen on", "string", `^.*:[0-9]+$`, "127.0.0.1:8080"}
+		return kind{"an address to listen on: host:port, unix:/path (up to 100 bytes) or systemd:NAME", "string", `^(.*:[0-9]+|unix:/.+|systemd:[A-Za-z0-9._-]+)$`, "127.0.0.1:8080"}
 	case Endpoint:
 		return kind{"an address as ip:port", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
 	case Network:

@@ -20,9 +20,16 @@ import "time"
 
 // Config is a whole configuration file.
 type Config struct {
-	// Address of the API, host:port. Without tls it is plain HTTP: if other machines can connect to
-	// the address, set tls or put a TLS proxy in front of it. Port 0 picks a free port.
+	// Address of the API: host:port, unix:/path for a Unix socket, or systemd:NAME for a socket that
+	// systemd has opened (FileDescriptorName= in its unit). Without tls it is plain HTTP: if other
+	// machines can connect to the address, set tls or put a TLS proxy in front of it. Port 0 picks a
+	// free port.
 	Listen Address `name:"listen" default:"127.0.0.1:8080"`
+	// File mode of a Unix socket in listen: who may write to it may connect.
+	SocketMode string `name:"socket_mode" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
+	// Networks of the proxies and load balancers in front of the gateway, such as 10.0.0.0/8. Only
+	// from them is X-Forwarded-For believed, which gives the address of the caller in the log.
+	TrustedProxies []Network `name:"trusted_proxies"`
 	// TLS of the API. Clients choose HTTP/2 or HTTP/1.1.
 	TLS   TLS   `name:"tls"`
 	Admin Admin `name:"admin"`
@@ -52,9 +59,11 @@ type Config struct {
 
 // Admin configures the listener for operators.
 type Admin struct {
-	// Address of /metrics and /debug/pprof, host:port. It requires no key: keep it on loopback or
-	// behind a firewall.
+	// Address of /metrics and /debug/pprof, in one of the forms of the other listen. It requires no
+	// key: keep it on loopback or behind a firewall.
 	Listen Address `name:"listen" default:"127.0.0.1:9090"`
+	// File mode of a Unix socket in admin.listen.
+	SocketMode string `name:"socket_mode" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
 	// TLS of the admin listener. With client_ca_file, Prometheus and probes need a certificate.
 	TLS TLS `name:"tls"`
 }

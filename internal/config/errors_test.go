@@ -15,7 +15,7 @@ func TestErrorsNamePositionAndAllowedValues(t *testing.T) {
 		"unknown key with a similar known key": {
 			shopConfig + "lisen: x\n", `gateway.yaml:5:1: lisen: unknown key (did you mean listen?)`},
 		"unknown key without a similar known key": {
-			shopConfig + "admin:\n  colour: red\n", `gateway.yaml:6:3: admin.colour: unknown key (known here: listen, tls)`},
+			shopConfig + "admin:\n  colour: red\n", `gateway.yaml:6:3: admin.colour: unknown key (known here: listen, socket_mode, tls)`},
 		"unknown key in a nested block": {
 			shopConfig + "pool:\n  breaker: {consecutiv: 3}\n", `gateway.yaml:6:13: pool.breaker.consecutiv: unknown key (did you mean consecutive?)`},
 		"duplicate key": {
@@ -46,7 +46,7 @@ func TestErrorsNamePositionAndAllowedValues(t *testing.T) {
 		"number that is not in the list": {
 			shopConfig + "queue: {nats: {replicas: 2}}\n", `gateway.yaml:5:16: queue.nats.replicas: "2": must be one of 1, 3, 5`},
 		"address without a port": {
-			shopConfig + "listen: localhost\n", `gateway.yaml:5:1: listen: "localhost": must be an address to listen on, such as "127.0.0.1:8080"`},
+			shopConfig + "listen: localhost\n", `gateway.yaml:5:1: listen: "localhost": must be an address to listen on: host:port, unix:/path (up to 100 bytes) or systemd:NAME, such as "127.0.0.1:8080"`},
 		"http URL for a provider": {
 			strings.Replace(shopConfig, "topic:", "url: http://localhost:2197, topic:", 1),
 			`gateway.yaml:4:75: apps.shop.apns.url: "http://localhost:2197": must be an https URL with nothing after the port, such as "https://localhost:2197"`},

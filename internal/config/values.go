@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -18,12 +19,34 @@ import (
 // errUnparsable is the error of all UnmarshalText methods below. The decoder adds what is allowed.
 var errUnparsable = errors.New("not a valid value of this kind")
 
-// Address is a host:port to listen on. An empty host means all interfaces; port 0 means any free
-// port.
+// Address is where to listen: host:port, unix:/path, or systemd:NAME for a socket that systemd has
+// opened. An empty host means all interfaces; port 0 means any free port.
 type Address string
 
-// UnmarshalText parses host:port.
+// maxSocketPath is the longest path of a Unix socket that all systems allow.
+const maxSocketPath = 100
+
+// Split returns the network, which is tcp, unix or systemd, and the address in it.
+func (a Address) Split() (network, address string) {
+	for _, network := range []string{"unix", "systemd"} {
+		if address, found := strings.CutPrefix(string(a), network+":"); found {
+			return network, address
+		}
+	}
+	return "tcp", string(a)
+}
+
+var isSocketName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`).MatchString
+
+// UnmarshalText parses the address.
 func (a *Address) UnmarshalText(text []byte) error {
+	switch network, address := Address(text).Split(); {
+	case network == "unix" && (!path.IsAbs(address) || len(address) > maxSocketPath), network == "systemd" && !isSocketName(address):
+		return errUnparsable
+	case network != "tcp":
+		*a = Address(text)
+		return nil
+	}
 	_, port, err := net.SplitHostPort(string(text))
 	if err != nil {
 		return errUnparsable

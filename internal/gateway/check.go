@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"runtime"
 	"slices"
+	"syscall"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
@@ -33,8 +33,8 @@ type Check struct {
 func (g *Gateway) Checks() []Check {
 	snap := g.current.Load()
 	checks := []Check{
-		{"listen", verifyListen(string(snap.cfg.Listen))},
-		{"admin.listen", verifyListen(string(snap.cfg.Admin.Listen))},
+		{"listen", verifyListen(snap.cfg.Listen)},
+		{"admin.listen", verifyListen(snap.cfg.Admin.Listen)},
 	}
 	checks = append(checks, tlsChecks(snap)...)
 	checks = append(checks, timeoutChecks(snap.cfg)...)
@@ -54,13 +54,19 @@ func (g *Gateway) Checks() []Check {
 }
 
 // verifyListen verifies that an address is free by listening on it for a moment.
-func verifyListen(address string) func(context.Context) (string, error) {
+func verifyListen(address config.Address) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-		if err != nil {
-			return "", fmt.Errorf("%w (is a gateway running here already?)", err)
+		if network, name := address.Split(); network == "systemd" {
+			return "systemd must pass a socket with the name " + name + " to gateway serve", nil
 		}
-		return address + " is free", l.Close()
+		l, err := listen(ctx, address, "0600")
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return "", fmt.Errorf("%w (is a gateway running here already?)", err)
+		case err != nil:
+			return "", err
+		}
+		return string(address) + " is free", l.Close()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,10 @@ type Gateway struct {
 	drainStarted chan struct{} // closed when draining starts
 
 	background *tasks // of the services and the admin server; the storage has its own
+
+	stateChanged func(State) // may be nil
+	stateMu      sync.Mutex  // guards state and the calls of stateChanged
+	state        State       // empty before Run serves
 
 	mu      sync.Mutex // guards the replacement of current and the fields below
 	running bool       // Run has started the current snapshot
@@ -76,6 +81,33 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	return g, nil
 }
 
+// State is what a gateway does.
+type State string
+
+// States of a gateway. After Draining there is no other.
+const (
+	Serving   State = "serving"
+	Reloading State = "reloading"
+	Draining  State = "draining"
+)
+
+// WatchState sets the function that is called with each change of the state, one call at a time. Call
+// it before Run. The first state is Serving, when clients get responses.
+func (g *Gateway) WatchState(changed func(State)) { g.stateChanged = changed }
+
+// setState changes the state and reports it. If from is set and not the current state, it does nothing.
+func (g *Gateway) setState(s State, from ...State) {
+	g.stateMu.Lock()
+	defer g.stateMu.Unlock()
+	if len(from) > 0 && !slices.Contains(from, g.state) {
+		return
+	}
+	g.state = s
+	if g.stateChanged != nil {
+		g.stateChanged(s)
+	}
+}
+
 // WatchLog sets the function that returns the number of dropped log records, for the metrics.
 func (g *Gateway) WatchLog(dropped func() int) { g.metrics.WatchLog(dropped) }
 
@@ -86,11 +118,12 @@ func (g *Gateway) Listen() error {
 	if g.conns.Listener != nil {
 		return nil
 	}
-	api, err := net.Listen("tcp", string(g.current.Load().cfg.Listen))
+	cfg := g.current.Load().cfg
+	api, err := listen(context.Background(), cfg.Listen, cfg.SocketMode)
 	if err != nil {
 		return fmt.Errorf("gateway: listen: %w", err)
 	}
-	admin, err := net.Listen("tcp", string(g.current.Load().cfg.Admin.Listen))
+	admin, err := listen(context.Background(), cfg.Admin.Listen, cfg.Admin.SocketMode)
 	if err != nil {
 		return errors.Join(fmt.Errorf("gateway: admin.listen: %w", err), api.Close())
 	}
@@ -142,13 +175,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) serveAPI(ctx context.Context, api *http.Server) error {
 	failed := make(chan error, 1)
 	go func() { failed <- serve(api, g.conns) }()
-	g.log.Info("serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "max_connections", g.conns.limit, "pools", len(g.current.Load().activeServices()))
+	g.setState(Serving)
+	g.log.Info("serving", "listen", addrText(g.Addr()), "admin", addrText(g.AdminAddr()), "max_connections", g.conns.limit, "pools", len(g.current.Load().activeServices()))
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
 	g.draining.Store(true)
+	g.setState(Draining)
 	close(g.drainStarted)
 	g.storage.drain()
 	drain := g.current.Load().cfg.Drain

@@ -20,7 +20,7 @@ import (
 // restartKeys are the keys that a reload cannot change: they configure what is opened once at the
 // start, or copied into it.
 var restartKeys = []string{"listen", "admin.listen", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight",
-	"limits.header_timeout", "limits.idle_timeout", "limits.connections"}
+	"socket_mode", "admin.socket_mode", "limits.header_timeout", "limits.idle_timeout", "limits.connections"}
 
 // Follow loads the configuration and reloads the gateway for each message on changed, until changed
 // is closed. If load returns neither a configuration nor an error, nothing has changed. Errors are
@@ -29,6 +29,7 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 	for range changed {
 		var changes []string
 		unchanged := false
+		g.setState(Reloading, Serving) // not before the gateway serves, nor while it drains
 		err := panics.Recover(g.log, "reload", func() error {
 			cfg, err := load()
 			if err != nil || cfg == nil {
@@ -40,6 +41,7 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 			}
 			return err
 		})
+		g.setState(Serving, Reloading)
 		if unchanged {
 			continue
 		}
