@@ -48,7 +48,6 @@ type AdaptiveLimiter struct {
 	leases   int            // maximum number of leases of the pool; set by New
 	inFlight int            // requests that hold a lease, and those without CanQueue that wait for one
 	flows    map[string]int // the same by flow, at least 1
-	waiting  int            // requests with CanQueue that wait
 	shed     uint64
 	limit    float64
 	sample   sample
@@ -97,9 +96,8 @@ func (a *AdaptiveLimiter) admit(r *Request, n int) (granted int, rejected *push.
 	switch {
 	case granted > 0:
 		a.addLocked(r.Flow, granted)
-	case r.CanQueue:
-	default:
-		a.reject(n)
+	case !r.CanQueue:
+		a.countShed(n)
 		return 0, rejected
 	}
 	return granted, nil
@@ -153,30 +151,17 @@ func (a *AdaptiveLimiter) addLocked(flow string, n int) {
 	a.sample.peak = max(a.sample.peak, a.inFlight)
 }
 
-// enqueue counts n requests with CanQueue that wait. It returns false if too many wait.
-func (a *AdaptiveLimiter) enqueue(n int) bool {
+// rejectWaiting returns the error of n requests with CanQueue that cannot wait or have waited too long.
+func (a *AdaptiveLimiter) rejectWaiting(n int) *push.RejectedError {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.waiting+n > cmp.Or(a.MaxQueue, 10_000) {
-		a.reject(n)
-		return false
-	}
-	a.waiting += n
-	return true
+	a.countShed(n)
+	return overloaded()
 }
 
-// dequeue ends the wait of n requests with CanQueue. expired means that it took too long.
-func (a *AdaptiveLimiter) dequeue(n int, expired bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.waiting -= n; expired {
-		a.reject(n)
-	}
-}
-
-// reject counts rejected requests. Of several that are rejected together, each is tried again alone.
+// countShed counts rejected requests. Of several that are rejected together, each is tried again alone.
 // a.mu is held.
-func (a *AdaptiveLimiter) reject(n int) {
+func (a *AdaptiveLimiter) countShed(n int) {
 	if n == 1 {
 		a.shed++
 	}
@@ -243,12 +228,14 @@ type LimitStatus struct {
 	Shed uint64 `json:"shed"`
 }
 
-// Status returns the current state.
-func (a *AdaptiveLimiter) Status() LimitStatus {
+// LimitStatus returns the state of Config.Limiter, or the zero value without one.
+func (p *Pool) LimitStatus() LimitStatus {
+	a := p.cfg.Limiter
 	if a == nil {
 		return LimitStatus{}
 	}
+	waiting := p.queue.queuedRequests()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return LimitStatus{Limit: int(a.currentLimit()), InFlight: a.inFlight, Waiting: a.waiting, Shed: a.shed}
+	return LimitStatus{Limit: int(a.currentLimit()), InFlight: a.inFlight, Waiting: waiting, Shed: a.shed}
 }

@@ -64,7 +64,7 @@ func TestPlacesTakenTogetherEqualPlacesTakenOneByOne(t *testing.T) {
 				}
 				runs, singles, s.request.N = append(runs, run), append(singles, nil), 1
 				for k := range min(granted+1, n) {
-					if free := leases - together.Limiter().Status().InFlight; k == granted && free < 16 {
+					if free := leases - together.LimitStatus().InFlight; k == granted && free < 16 {
 						break // not the limiter, but the pool has refused the run
 					}
 					one := single.tryPickN(s.request)
@@ -84,7 +84,7 @@ func TestPlacesTakenTogetherEqualPlacesTakenOneByOne(t *testing.T) {
 					one.Succeeded(1, time.Millisecond)
 				}
 				runs[last], singles[last] = nil, nil
-				a, b := together.Limiter().Status(), single.Limiter().Status()
+				a, b := together.LimitStatus(), single.LimitStatus()
 				if a.Shed, b.Shed = 0, 0; a != b { // only a single one is shed
 					violation = fmt.Sprintf("step %d: status %+v, one by one %+v", i, a, b)
 					return
@@ -95,7 +95,7 @@ func TestPlacesTakenTogetherEqualPlacesTakenOneByOne(t *testing.T) {
 					run.Succeeded(run.Size(), 0)
 				}
 			}
-			if s := together.Limiter().Status(); s.InFlight != 0 || s.Waiting != 0 {
+			if s := together.LimitStatus(); s.InFlight != 0 || s.Waiting != 0 {
 				violation = fmt.Sprintf("status at the end %+v", s)
 			}
 		})
@@ -133,14 +133,14 @@ func TestAppsMayUseLeasesOfConnectingEndpoints(t *testing.T) {
 }
 
 func TestNilAdaptiveLimiterHasNoLimit(t *testing.T) {
-	if (*pool.AdaptiveLimiter)(nil).Status() != (pool.LimitStatus{}) {
-		t.Error("a nil limiter has a limit")
-	}
 	synctest.Test(t, func(t *testing.T) {
 		tp := limitedPool(t, 5000, nil)
 		lease := tp.tryPickN(pool.Request{N: 5000, Lane: push.LaneBulk, CanQueue: true})
 		if lease == nil || lease.Size() != 5000 {
 			t.Fatalf("%+v", lease)
+		}
+		if tp.LimitStatus() != (pool.LimitStatus{}) {
+			t.Error("a nil limiter has a limit")
 		}
 		lease.Succeeded(5000, 0)
 	})
@@ -181,7 +181,7 @@ func TestWaitersAreServedByLaneThenByFlow(t *testing.T) {
 		if !slices.Equal(served, want) {
 			t.Errorf("the order is %q, want %q", served, want)
 		}
-		if s := tp.Limiter().Status(); s.InFlight != 0 || s.Waiting != 0 {
+		if s := tp.LimitStatus(); s.InFlight != 0 || s.Waiting != 0 {
 			t.Errorf("status %+v", s)
 		}
 	})
@@ -228,7 +228,7 @@ func TestQueuedRequestsOfOneAppLeaveLeasesToOthers(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		if s := tp.Limiter().Status(); s.InFlight != 80 || s.Waiting != 21 {
+		if s := tp.LimitStatus(); s.InFlight != 80 || s.Waiting != 21 {
 			t.Errorf("status %+v, want 80 in flight and 21 that wait", s)
 		}
 		tp.waitFor(pool.Request{Flow: "bank"}, &served, "bank")
@@ -237,7 +237,7 @@ func TestQueuedRequestsOfOneAppLeaveLeasesToOthers(t *testing.T) {
 		}
 		advance(time.Second)
 		other.Succeeded(1, time.Second)
-		if s := tp.Limiter().Status(); s.InFlight != 0 || s.Waiting != 0 {
+		if s := tp.LimitStatus(); s.InFlight != 0 || s.Waiting != 0 {
 			t.Errorf("status at the end %+v", s)
 		}
 	})
@@ -263,7 +263,7 @@ func TestQueuedRequestIsRejectedAfterMaxWait(t *testing.T) {
 			t.Errorf("rejected after %v, want %v", took, want)
 		}
 		lease.Succeeded(1, time.Second)
-		if s := tp.Limiter().Status(); s.Waiting != 0 || s.InFlight != 0 || s.Shed != 2 {
+		if s := tp.LimitStatus(); s.Waiting != 0 || s.InFlight != 0 || s.Shed != 2 {
 			t.Errorf("status %+v", s)
 		}
 	})

@@ -65,26 +65,47 @@ func (p *Pool) PickN(ctx context.Context, r Request) (*Lease, error) {
 	if !p.picked.Load() { // a store would contend with concurrent calls
 		p.picked.Store(true)
 	}
-	counted, rejected := p.cfg.Limiter.admit(&r, r.N)
-	if rejected != nil {
-		return nil, rejected
+	counted := 0
+	if !r.CanQueue {
+		var rejected *push.RejectedError
+		if counted, rejected = p.cfg.Limiter.admit(&r, r.N); rejected != nil {
+			return nil, rejected
+		}
 	}
-	if counted > 0 && p.queue.empty() {
-		if lease, err := p.tryPick(r.Tried, counted); lease != nil || err != nil {
-			p.complete(lease, &r, counted)
+	if p.queue.empty() {
+		if lease, cost, err := p.take(&r, counted); cost > 0 {
 			return lease, err
 		}
 	}
 	return p.wait(ctx, r, counted)
 }
 
-// complete prepares a lease for r, or none. The limiter has counted so many requests as in flight.
-func (p *Pool) complete(lease *Lease, r *Request, counted int) {
-	size := 0
-	if lease != nil {
-		lease.flow, lease.canQueue, size = r.Flow, r.CanQueue, lease.Size()
+// noPlace is the cost of take if no endpoint has enough free places.
+const noPlace = -1
+
+// take leases places for r without waiting. The limiter has counted so many of the requests as in flight,
+// or none of those with CanQueue. The cost is the size of the lease, 1 for an error, 0 if the flow of
+// requests with CanQueue exceeds its share, or noPlace.
+func (p *Pool) take(r *Request, counted int) (lease *Lease, cost int, err error) {
+	limiter, admitted := p.cfg.Limiter, counted
+	if r.CanQueue {
+		if admitted, _ = limiter.admit(r, r.N); admitted == 0 {
+			return nil, 0, nil
+		}
 	}
-	p.cfg.Limiter.add(r.Flow, size-counted)
+	lease, err = p.tryPick(r.Tried, admitted)
+	switch {
+	case lease != nil:
+		lease.flow, lease.canQueue = r.Flow, r.CanQueue
+		limiter.add(r.Flow, lease.Size()-admitted)
+		return lease, lease.Size(), nil
+	case err != nil:
+		limiter.add(r.Flow, -admitted)
+		return nil, 1, err
+	default:
+		limiter.add(r.Flow, counted-admitted)
+		return nil, noPlace, nil
+	}
 }
 
 // tryPick is PickN without waiting. If it returns neither a lease nor an error, the caller must

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"sync"
@@ -22,6 +23,7 @@ type waitQueue struct {
 	mu        sync.Mutex // guards the fields below
 	waiters   fairqueue.Queue[string, *waiter]
 	retries   int   // waiters that have tried an endpoint
+	queued    int   // requests with CanQueue
 	closedErr error // why the queue is closed, or nil
 }
 
@@ -56,55 +58,61 @@ func (q *waitQueue) waiting() int {
 	return q.waiters.Len()
 }
 
+func (q *waitQueue) queuedRequests() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.queued
+}
+
 func (q *waitQueue) empty() bool { return q.length.Load() == 0 }
 
 // wait waits until a lease is available, ctx ends or r may not wait longer. The limiter has counted so
 // many of the requests as in flight.
 func (p *Pool) wait(ctx context.Context, r Request, counted int) (*Lease, error) {
 	w := &waiter{Request: r, counted: counted, since: time.Now(), ready: make(chan struct{})}
-	maxWait, expired := time.Duration(math.MaxInt64), false
-	if limiter := p.cfg.Limiter; r.CanQueue {
-		limiter.add(r.Flow, -counted)
-		w.counted, maxWait = 0, r.MaxWait
-		if !limiter.enqueue(r.N) {
-			return nil, overloaded()
-		}
-		defer func() { limiter.dequeue(r.N, expired) }()
-	}
 	item := p.enqueue(w)
+	if item == nil {
+		return nil, p.cfg.Limiter.rejectWaiting(r.N)
+	}
 	p.requestRun()
+	maxWait := time.Duration(math.MaxInt64)
+	if r.CanQueue {
+		maxWait = r.MaxWait
+	}
 	if fairqueue.Wait(ctx, w.ready, maxWait) || !p.queue.leave(item) {
 		return w.lease, w.err
 	}
-	p.cfg.Limiter.add(r.Flow, -w.counted)
-	err := ctx.Err()
-	if err == nil && p.anyLive() {
-		expired = true
-		return nil, overloaded()
+	p.cfg.Limiter.add(r.Flow, -counted)
+	switch err := ctx.Err(); {
+	case err != nil:
+		return nil, p.waitError(err)
+	case p.anyLive():
+		return nil, p.cfg.Limiter.rejectWaiting(r.N)
+	default:
+		return nil, p.waitError(context.DeadlineExceeded)
 	}
-	if err == nil {
-		err = context.DeadlineExceeded
-	}
-	return nil, p.waitError(err)
 }
 
-// enqueue adds w to the queue and tries once more to serve it, after the waiters ahead of it.
+// enqueue adds w to the queue and tries once more to serve it, after the waiters ahead of it. It returns
+// nil if too many requests with CanQueue wait.
 func (p *Pool) enqueue(w *waiter) *waitItem {
 	q := &p.queue
 	q.length.Add(1)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	item := q.waiters.Push(w.priority(), w.Flow, 1, w)
-	if w.isRetry() {
-		q.retries++
+	if w.CanQueue && q.queued+w.N > cmp.Or(p.cfg.Limiter.MaxQueue, 10_000) {
+		q.length.Add(-1)
+		return nil
 	}
+	item := q.waiters.Push(w.priority(), w.Flow, 1, w)
+	q.count(w, 1)
 	if q.closedErr != nil {
 		q.waiters.Remove(item)
 		q.end(w, nil, q.closedErr)
 		return item
 	}
 	p.serveInOrder(math.MaxInt)
-	if item.Waiting() && w.isRetry() && p.tryServe(w) > 0 {
+	if item.Waiting() && w.isRetry() && p.serve(w) > 0 {
 		q.waiters.Remove(item)
 	}
 	return item
@@ -124,9 +132,9 @@ func (p *Pool) serveWaiters(places int) {
 	}
 	for item := range q.waiters.All() {
 		if places > 0 && item.Value.isRetry() {
-			if n := p.tryServe(item.Value); n > 0 {
+			if cost := p.serve(item.Value); cost > 0 {
 				q.waiters.Remove(item)
-				places -= n
+				places -= cost
 			}
 		}
 	}
@@ -141,47 +149,31 @@ func (p *Pool) serveInOrder(places int) (left int) {
 		if full && !w.isRetry() {
 			return 0
 		}
-		used := p.tryServe(w)
-		if used == noPlace {
+		cost := p.serve(w)
+		if cost == noPlace {
 			if full = full || !w.isRetry(); full && p.queue.retries == 0 {
 				return fairqueue.Stop
 			}
 			return 0
 		}
 		if w.lease != nil {
-			places -= used
+			places -= cost
 		}
-		return used
+		return cost
 	}
 	for places > 0 && p.queue.waiters.Pop(serve) != nil {
 	}
 	return places
 }
 
-// noPlace is the result of tryServe if no endpoint has enough free places.
-const noPlace = -1
-
-// tryServe gives w a lease or an error, if there is one, and wakes it. It returns the size of the lease,
-// 1 for an error, 0 if the flow of w exceeds its share, or noPlace. The caller removes w from the queue.
-// It is called under waitQueue.mu.
-func (p *Pool) tryServe(w *waiter) int {
-	limiter, counted := p.cfg.Limiter, w.counted
-	if w.CanQueue {
-		if counted, _ = limiter.admit(&w.Request, w.N); counted == 0 {
-			return 0
-		}
+// serve gives w what take returns, if the cost is positive. The caller then removes w from the queue. It
+// is called under waitQueue.mu.
+func (p *Pool) serve(w *waiter) (cost int) {
+	lease, cost, err := p.take(&w.Request, w.counted)
+	if cost > 0 {
+		p.queue.end(w, lease, err)
 	}
-	lease, err := p.tryPick(w.Tried, counted)
-	if lease == nil && err == nil {
-		limiter.add(w.Flow, w.counted-counted)
-		return noPlace
-	}
-	p.complete(lease, &w.Request, counted)
-	p.queue.end(w, lease, err)
-	if lease == nil {
-		return 1
-	}
-	return lease.Size()
+	return cost
 }
 
 // end wakes a waiter with a lease or an error. It is called under mu.
@@ -190,15 +182,18 @@ func (q *waitQueue) end(w *waiter, lease *Lease, err error) {
 		lease.waited = time.Since(w.since)
 	}
 	w.lease, w.err = lease, err
-	q.left(w)
+	q.length.Add(-1)
+	q.count(w, -1)
 	close(w.ready)
 }
 
-// left is called under mu when w leaves the queue.
-func (q *waitQueue) left(w *waiter) {
-	q.length.Add(-1)
+// count adds n waiters like w. It is called under mu.
+func (q *waitQueue) count(w *waiter, n int) {
 	if w.isRetry() {
-		q.retries--
+		q.retries += n
+	}
+	if w.CanQueue {
+		q.queued += n * w.N
 	}
 }
 
@@ -208,7 +203,8 @@ func (q *waitQueue) leave(item *waitItem) bool {
 	defer q.mu.Unlock()
 	waiting := q.waiters.Remove(item)
 	if waiting {
-		q.left(item.Value)
+		q.length.Add(-1)
+		q.count(item.Value, -1)
 	}
 	return waiting
 }

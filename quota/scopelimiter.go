@@ -64,13 +64,7 @@ func (l *scopeLimiter) acquire(ctx context.Context, n *push.Notification, deadli
 	if item == nil {
 		return err
 	}
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	select {
-	case <-item.Value.ready:
-	case <-timer.C: // higher lanes, or apps that were idle, have overtaken n
-	case <-ctx.Done():
-	}
+	fairqueue.Wait(ctx, item.Value.ready, time.Until(deadline)) // false: higher lanes, or apps that were idle, have overtaken n
 	l.mu.Lock()
 	waiting, retryAfter := l.queue.Remove(item), item.Value.retryAfter
 	l.mu.Unlock()

@@ -59,7 +59,7 @@ func TestQueueableSendsWaitInsteadOfBeingShed(t *testing.T) {
 		bulk := runBatches(t.Context(), t, r, "shop", push.LaneNormal, 8*128, 5*time.Second)
 		wg.Wait()
 		t.Logf("batches: accepted %d, p99 %v; single calls: accepted %d of %d, p99 %v; status %+v",
-			bulk.accepted, bulk.p99(), single.accepted, single.offered, single.p99(), r.Pool.Limiter().Status())
+			bulk.accepted, bulk.p99(), single.accepted, single.offered, single.p99(), r.Pool.LimitStatus())
 		if bulk.accepted != bulk.offered || bulk.accepted+single.accepted < 5*capacity*95/100 {
 			t.Errorf("batches: accepted %d of %d, shed %+v", bulk.accepted, bulk.offered, bulk.shed)
 		}
@@ -101,7 +101,7 @@ func TestQueueIsServedByLaneThenRoundRobinByApp(t *testing.T) {
 			wg.Go(func() { r.Send(t.Context(), n) })
 			synctest.Wait()
 		}
-		if s := r.Pool.Limiter().Status(); s.Waiting != 5 || s.InFlight != 1 {
+		if s := r.Pool.LimitStatus(); s.Waiting != 5 || s.InFlight != 1 {
 			t.Errorf("status %+v", s)
 		}
 		wg.Wait()
@@ -144,7 +144,7 @@ func TestQueueWaitEndsAtDeadlineTTLOrCancellation(t *testing.T) {
 				t.Errorf("%+v after %v, want %v after %v", got.Outcome, time.Since(start), c.want, c.took)
 			}
 		}
-		if s := r.Pool.Limiter().Status(); s.Waiting != 0 || shed != 1 {
+		if s := r.Pool.LimitStatus(); s.Waiting != 0 || shed != 1 {
 			t.Errorf("status %+v, %d reported as shed", s, shed)
 		}
 	})
@@ -184,7 +184,7 @@ func TestQueuedSendRechecksRateLimit(t *testing.T) {
 		if got.Verdict != push.Throttled || got.RetryAfter < 59*time.Second || s.visited("second") != nil {
 			t.Errorf("receipt %+v", got)
 		}
-		if s := r.Pool.Limiter().Status(); s.InFlight != 0 {
+		if s := r.Pool.LimitStatus(); s.InFlight != 0 {
 			t.Errorf("status %+v", s)
 		}
 	})

@@ -67,7 +67,7 @@ func checkIdle(t *testing.T, r *delivery.Route) {
 	if s := r.ConcurrencyLimit.Status(); s.InFlight != 0 || s.Waiting != 0 {
 		t.Errorf("concurrency limit: %+v", s)
 	}
-	if s := r.Pool.Limiter().Status(); s.InFlight != 0 || s.Waiting != 0 {
+	if s := r.Pool.LimitStatus(); s.InFlight != 0 || s.Waiting != 0 {
 		t.Errorf("adaptive limit: %+v", s)
 	}
 	for _, e := range r.Pool.Status().Endpoints {

@@ -73,7 +73,7 @@ func (s *usedService) status() ServiceStatus {
 	}
 	s.mu.Unlock()
 	return ServiceStatus{
-		Apps: s.paths, Pool: u.pool.Status(), Quota: s.limiter.status(), AdaptiveLimit: u.pool.Limiter().Status(), RejectionRate: u.throttler.RejectionRate(),
+		Apps: s.paths, Pool: u.pool.Status(), Quota: s.limiter.status(), AdaptiveLimit: u.pool.LimitStatus(), RejectionRate: u.throttler.RejectionRate(),
 	}
 }
 

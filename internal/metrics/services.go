@@ -198,7 +198,7 @@ func (w Service) collect(to chan<- prometheus.Metric, status pool.Status) {
 	}
 	sendByState(to, endpointsDesc, status.Name, status.Endpoints)
 	sendByState(to, sparesDesc, status.Name, status.Spares)
-	adaptive := w.Pool.Limiter().Status()
+	adaptive := w.Pool.LimitStatus()
 	for _, r := range adaptiveLimitReadings {
 		r.send(to, adaptive, status.Name)
 	}
