@@ -111,18 +111,10 @@ func (p *Pool) rescue(now time.Time) {
 
 // updatePanic records when panic mode begins and ends. Pick evaluates the condition itself.
 func (p *Pool) updatePanic() {
-	live, healthy := 0, 0
-	for _, e := range *p.members.Load() {
-		if e.live() {
-			live++
-			if e.breaker.healthy() {
-				healthy++
-			}
-		}
-	}
-	if panicMode := p.exceedsPanicThreshold(live, healthy); panicMode != p.inPanic {
+	live, healthy := p.liveMembers()
+	if panicMode := p.exceedsPanicThreshold(len(live), len(healthy)); panicMode != p.inPanic {
 		p.inPanic = panicMode
-		e := Event{Kind: EventPanicEnded, Reason: fmt.Sprintf("%d of %d endpoints are healthy", healthy, live)}
+		e := Event{Kind: EventPanicEnded, Reason: fmt.Sprintf("%d of %d endpoints are healthy", len(healthy), len(live))}
 		if panicMode {
 			e.Kind, e.Reason = EventPanicStarted, e.Reason+"; all are used"
 		}

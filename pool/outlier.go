@@ -135,12 +135,8 @@ func (o *Outlier) latencyLimit(stats []endpointStats) time.Duration {
 func (p *Pool) detectOutliers(now time.Time) (outliers []*Endpoint) {
 	var peers []*Endpoint
 	var stats []endpointStats
-	live := 0
-	for _, e := range *p.members.Load() {
-		if !e.live() {
-			continue
-		}
-		live++
+	live, _ := p.liveMembers()
+	for _, e := range live {
 		s := e.window.roll(&e.outcomes, now)
 		if e.breaker.healthy() {
 			peers, stats = append(peers, e), append(stats, s)
@@ -153,7 +149,7 @@ func (p *Pool) detectOutliers(now time.Time) (outliers []*Endpoint) {
 	}
 	limit := p.cfg.Outlier.latencyLimit(stats)
 	p.probeLatencyLimit.Store(int64(limit))
-	allowed := int(p.cfg.MaxEjected*float64(live)) - (live - len(peers))
+	allowed := int(p.cfg.MaxEjected*float64(len(live))) - (len(live) - len(peers))
 	for i, e := range peers {
 		if slow := e.window.isSlow(stats[i].median, limit); slow && allowed > 0 {
 			reason := fmt.Sprintf("median latency %s, limit by its peers %s", stats[i].median, limit)

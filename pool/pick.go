@@ -196,11 +196,10 @@ func (p *Pool) leaseEndpoint(e *Endpoint, n int) (lease *Lease, retry bool) {
 
 // candidateSet is the view of the members for one Pick. It is reused.
 type candidateSet struct {
-	live, healthy            int // members with a connection; those of them with a closed breaker
-	untried, healthyUntried  int // live and untried; healthy and untried
-	probeTarget              *Endpoint
-	needHealthy, needUntried bool
-	eligible                 []*Endpoint
+	live, healthy           int // members with a connection; those of them with a closed breaker
+	untried, healthyUntried int // live and untried; healthy and untried
+	probeTarget             *Endpoint
+	eligible                []*Endpoint
 }
 
 var candidateSets = sync.Pool{New: func() any { return new(candidateSet) }}
@@ -223,23 +222,25 @@ func (p *Pool) healthyMembers() []*Endpoint {
 	if h := p.healthySet.Load(); h.changes == changes {
 		return h.members
 	}
-	h := &healthySet{changes: changes}
-	live, probe := 0, false
+	live, healthy := p.liveMembers()
+	if slices.ContainsFunc(live, func(e *Endpoint) bool { return e.breaker.halfOpen() }) || p.exceedsPanicThreshold(len(live), len(healthy)) {
+		healthy = nil
+	}
+	p.healthySet.Store(&healthySet{changes, healthy})
+	return healthy
+}
+
+// liveMembers returns the members with a connection, and those of them with a closed breaker.
+func (p *Pool) liveMembers() (live, healthy []*Endpoint) {
 	for _, e := range *p.members.Load() {
-		if !e.live() {
-			continue
-		}
-		live++
-		probe = probe || e.breaker.halfOpen()
-		if e.breaker.healthy() {
-			h.members = append(h.members, e)
+		if e.live() {
+			live = append(live, e)
+			if e.breaker.healthy() {
+				healthy = append(healthy, e)
+			}
 		}
 	}
-	if probe || p.exceedsPanicThreshold(live, len(h.members)) {
-		h.members = nil
-	}
-	p.healthySet.Store(h)
-	return h.members
+	return live, healthy
 }
 
 // sampleHealthy fills eligible in the common case: no endpoint needs a probe, and there is no panic
@@ -291,6 +292,7 @@ var errAllEjected = errors.New("all remaining endpoints are ejected, and FailFas
 // to an endpoint that failed.
 func (s *candidateSet) selectEligible(p *Pool, tried Tried) error {
 	panicMode := p.exceedsPanicThreshold(s.live, s.healthy)
+	needHealthy, needUntried := false, false
 	switch {
 	case s.live == 0:
 		if err := p.unreachable.Load(); err != nil && (!p.cfg.WaitForReady || err.permanent) {
@@ -300,39 +302,28 @@ func (s *candidateSet) selectEligible(p *Pool, tried Tried) error {
 	case s.untried == 0 && len(tried) > 0 && !p.warmedUp.Load():
 		return nil // others are still being dialed
 	case s.healthyUntried > 0 && !panicMode:
-		s.needHealthy, s.needUntried = true, true
+		needHealthy, needUntried = true, true
 	case p.cfg.FailFast && (s.untried > 0 || s.healthy == 0):
 		return p.errorf(BreakerOpen, errAllEjected)
 	case s.untried > 0:
-		s.needUntried = true
+		needUntried = true
 	default:
-		s.needHealthy = s.healthy > 0 && !panicMode
+		needHealthy = s.healthy > 0 && !panicMode
 	}
-	hasSuspect := false
+	var suspects []*Endpoint // used only if no other endpoint remains
 	for _, e := range *p.members.Load() {
-		if s.matches(e, tried) && e.freeSlots(p.cfg.MaxInFlight) > 0 {
+		switch {
+		case !e.live(), needHealthy && !e.breaker.healthy(), needUntried && tried.Has(e), e.freeSlots(p.cfg.MaxInFlight) <= 0:
+		case e.suspect():
+			suspects = append(suspects, e)
+		default:
 			s.eligible = append(s.eligible, e)
-			hasSuspect = hasSuspect || e.suspect()
 		}
 	}
-	if hasSuspect {
-		s.avoidSuspects()
+	if len(s.eligible) == 0 {
+		s.eligible = append(s.eligible, suspects...)
 	}
 	return nil
-}
-
-// avoidSuspects drops suspect endpoints while others remain.
-func (s *candidateSet) avoidSuspects() {
-	for _, e := range s.eligible {
-		if !e.suspect() {
-			s.eligible = slices.DeleteFunc(s.eligible, (*Endpoint).suspect)
-			return
-		}
-	}
-}
-
-func (s *candidateSet) matches(e *Endpoint, tried Tried) bool {
-	return e.live() && (!s.needHealthy || e.breaker.healthy()) && (!s.needUntried || !tried.Has(e))
 }
 
 // exceedsPanicThreshold reports whether so many live endpoints are ejected that the cause is

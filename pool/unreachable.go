@@ -81,14 +81,7 @@ func (p *Pool) Unusable() *Error {
 	return p.errorf(BreakerOpen, fmt.Errorf("all %d connected endpoints are ejected, such as %s: %s", len(ejected), ejected[0].name, reason))
 }
 
-func (p *Pool) anyLive() bool {
-	for _, e := range *p.members.Load() {
-		if e.live() {
-			return true
-		}
-	}
-	return false
-}
+func (p *Pool) anyLive() bool { return slices.ContainsFunc(*p.members.Load(), (*Endpoint).live) }
 
 // describeFailures returns why the dials of the endpoints failed: as a code, which is NoEndpoint if
 // there are several causes, and in words, with one example of each cause.
