@@ -119,6 +119,7 @@ type server struct {
 	observer       func(route string, status int)
 	idempotency    idempotency.Store
 	readers        *readerPool
+	timeout        sharedTimeout // of single notifications
 
 	replaced chan struct{} // closed when next is set
 	next     *server

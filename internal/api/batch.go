@@ -101,7 +101,7 @@ type batch struct {
 	ctx       context.Context // cancelled when the client disconnects
 	attempts  context.Context // of the attempts in flight; cancelled at the end
 	timeout   time.Duration   // for a verdict
-	shared    sharedContext
+	shared    sharedTimeout
 	count     int                                   // notifications that were read
 	pending   []job                                 // read, but not dispatched
 	now       time.Time                             // when the first one of pending was read
@@ -167,24 +167,6 @@ func (j *job) appendReceipt(b []byte) []byte {
 	start := len(b)
 	b = r.AppendJSON(b)
 	return append(b[:start], b[start+1:]...) // without the second brace
-}
-
-// sharedContext is the context of the items that were dispatched recently. Sharing it saves a timer
-// for each.
-type sharedContext struct {
-	context.Context
-	created time.Time
-}
-
-// itemContext returns the context of an item that is dispatched now. It ends after the send
-// timeout, or up to 1/256 of it earlier: by default, a tenth of a second.
-func (b *batch) itemContext() context.Context {
-	if now := time.Now(); b.shared.Context == nil || now.Sub(b.shared.created) > b.timeout/256 {
-		ctx, cancel := sendContext(b.ctx, b.attempts, b.timeout)
-		_ = cancel // b.ctx and b.attempts end with the batch
-		b.shared = sharedContext{ctx, now}
-	}
-	return b.shared.Context
 }
 
 // readItems dispatches all items and rejects invalid ones. It returns how many it took, and the
@@ -339,8 +321,9 @@ func (b *batch) start(run []job) {
 	if slots.Acquire(b.ctx, int64(len(run))) != nil {
 		return // the client disconnected
 	}
-	ctx := b.itemContext()
+	ctx := sendContext(b.ctx, b.shared.context(b.attempts, b.timeout))
 	b.running.Go(func() {
+		defer ctx.cancel()
 		if run[0].key != "" { // it may have to wait for an earlier request with the key, which ctx must not limit
 			b.runGuarded(run, slots, func() { b.deliver(b.ctx, run[0].submission) })
 			return

@@ -56,18 +56,18 @@ func (r reply) write(w *response) {
 // replyTo returns the response for a notification that ended in r. A verdict on the notification
 // itself is 200, even a negative one. Everything else is a problem of the request, the credential,
 // the provider or the gateway.
-func replyTo(r *push.Receipt, requestID string) reply {
+func replyTo(r *push.Receipt, requestID string, buf []byte) reply {
 	if p := problemFor(r); p != nil {
 		return p.reply(requestID)
 	}
-	body := r.AppendJSON(make([]byte, 0, 512))
+	body := r.AppendJSON(buf)
 	return reply{status: http.StatusOK, contentType: jsonType, body: append(body, '\n')}
 }
 
 // acceptedReply returns the response of an asynchronous request: the current receipt, and where to
 // query it later.
-func acceptedReply(app string, r *push.Receipt) reply {
-	body := r.AppendJSON(make([]byte, 0, 512))
+func acceptedReply(app string, r *push.Receipt, buf []byte) reply {
+	body := r.AppendJSON(buf)
 	return reply{
 		status: http.StatusAccepted, contentType: jsonType, body: append(body, '\n'),
 		location: "/v1/apps/" + app + "/notifications/" + r.ID,

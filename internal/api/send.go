@@ -55,7 +55,8 @@ func (s *server) send(w *response, r *http.Request) *problem {
 		s.deliver(r.Context(), sub)
 	}
 	if r.Context().Err() == nil {
-		sub.reply(w, async).write(w)
+		body.Reset() // nothing refers to it any more
+		sub.reply(w, async, body.AvailableBuffer()).write(w)
 	}
 	return nil
 }
@@ -75,12 +76,12 @@ func putBuffer(b *bytes.Buffer) {
 // ignored there (RFC 8259 §8.1).
 var byteOrderMark = []byte("\ufeff")
 
-// readBody reads the whole body into b, without a byte order mark. The size is limited by Limits.Body and the time by the
-// deadline that observe set.
+// readBody reads the whole body into b, without a byte order mark. The size is limited by Limits.Body and
+// the time by the deadline that authorize set. net/http removes the deadline at the end of the body: it
+// reads on, to detect that the client disconnects.
 func (s *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *problem {
-	tooLarge := &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(s.limits.Body)}
 	if r.ContentLength > int64(s.limits.Body) {
-		return tooLarge
+		return s.bodyTooLarge()
 	}
 	src := r.Body
 	if r.ContentLength < 0 {
@@ -88,17 +89,18 @@ func (s *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *proble
 	}
 	if _, err := b.ReadFrom(src); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return tooLarge
+			return s.bodyTooLarge()
 		}
 		return s.bodyProblem(err)
 	}
 	if bytes.HasPrefix(b.Bytes(), byteOrderMark) {
 		b.Next(len(byteOrderMark))
 	}
-	// Remove the deadline: it would also end the read with which net/http detects that the client
-	// disconnects.
-	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Time{})
 	return nil
+}
+
+func (s *server) bodyTooLarge() *problem {
+	return &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(s.limits.Body)}
 }
 
 // bodyProblem returns the problem for an error while reading the body.

@@ -32,7 +32,9 @@ func TestSendContextEndsWithClientAndTimeout(t *testing.T) {
 					parent, shutDown := context.WithCancel(context.WithoutCancel(t.Context()))
 					defer shutDown()
 					defer disconnect()
-					ctx, finish := sendContext(request, parent, 25*time.Second)
+					attempts, cancelAttempts := context.WithTimeout(parent, 25*time.Second)
+					ctx := sendContext(request, attempts)
+					finish := func() { ctx.cancel(); cancelAttempts() }
 					defer finish()
 					if doneFirst {
 						ctx.Done()

@@ -54,8 +54,10 @@ const idempotencyKeyRule = "must be 1 to 255 visible ASCII characters"
 // with a key goes on: the client can repeat the request with the key to get the result.
 func (s *server) deliver(ctx context.Context, sub *submission) {
 	if sub.key == "" {
-		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), s.sendTimeout(sub))
-		defer done()
+		timeout, stop := s.timeoutContext(s.sendTimeout(sub))
+		defer stop()
+		ctx := sendContext(ctx, timeout)
+		defer ctx.cancel()
 		s.sender.Send(ctx, &sub.Call)
 		return
 	}
@@ -207,19 +209,19 @@ func (s *server) storageUnavailable(ctx context.Context, err error) *problem {
 		detail: "it is unknown whether it was stored: with the same Idempotency-Key it is safe to send it again"}
 }
 
-// reply returns the response to the single request of sub. The status is 202 if the client asked for an
+// reply returns the response to the single request of sub, whose body may use buf. The status is 202 if the client asked for an
 // asynchronous response, and also if the notification of an earlier request with the same key has
 // not ended.
-func (sub *submission) reply(w *response, async bool) reply {
+func (sub *submission) reply(w *response, async bool, buf []byte) reply {
 	var r reply
 	switch {
 	case sub.problem != nil:
 		r = sub.problem.reply(w.requestID)
 	case async || !sub.Receipt.IsFinal():
-		r = acceptedReply(w.app, &sub.Receipt)
+		r = acceptedReply(w.app, &sub.Receipt, buf)
 		r.asyncApplied = async
 	default:
-		r = replyTo(&sub.Receipt, w.requestID)
+		r = replyTo(&sub.Receipt, w.requestID, buf)
 	}
 	r.replayed = sub.replayed
 	return r

@@ -3,8 +3,6 @@
 package metrics
 
 import (
-	"strconv"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -33,12 +31,8 @@ func (m *Metrics) Request(route string, status int) {
 	if route == "" {
 		route = "none"
 	}
-	m.requests.WithLabelValues(route, class(status)).Inc()
+	m.requests.WithLabelValues(route, classes[status/100]).Inc()
 }
 
-func class(status int) string {
-	if status == 0 {
-		return "none"
-	}
-	return strconv.Itoa(status/100) + "xx"
-}
+// classes are the values of the label by the first digit of the status.
+var classes = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
