@@ -72,7 +72,7 @@ func readCodeBlocks(t *testing.T, file string) (blocks []codeBlock) {
 // pages lists the Markdown files of the documentation.
 func pages(t *testing.T) (files []string) {
 	t.Helper()
-	for _, pattern := range []string{"docs/*.md", "docs/decisions/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
+	for _, pattern := range []string{"docs/*.md", "docs/decisions/*.md", "docs/runbooks/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || found == nil {
 			t.Fatalf("%s: %v", pattern, err)

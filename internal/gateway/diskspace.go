@@ -52,6 +52,7 @@ func (st *storage) trimHistory(ctx context.Context) error {
 			st.log.Warn("cannot delete the oldest events to free disk space", "err", err)
 		case trimmed && !trimming:
 			trimming = true
+			st.trims.Add(1)
 			st.log.Warn("disk nearly full; deleting the oldest events (lower history.max_bytes)", "kept_since", before.UTC().Format(time.RFC3339))
 		}
 	}

@@ -77,6 +77,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g.metrics.WatchServices(g.metricsServices)
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
+		g.metrics.WatchStorageHealth(g.storage.health)
 	}
 	return g, nil
 }

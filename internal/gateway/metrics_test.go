@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
 )
@@ -108,4 +111,35 @@ func (r shopGateway) lastEvent(t *testing.T, address string) (last pool.Event) {
 		}
 	}
 	return last
+}
+
+// TestMetricsShowHealthOfQueue queues a notification that the provider answers after a second.
+func TestMetricsShowHealthOfQueue(t *testing.T) {
+	s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: time.Second}}}})
+	h := s.start(t, listenConfig+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
+	metric := func(name string) (value float64) {
+		_, text := h.get(h.adminURL + "/metrics")
+		if m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(text); m != nil {
+			value, _ = strconv.ParseFloat(m[1], 64)
+			return value
+		}
+		return -1
+	}
+	testwait.Until(t, func() bool { return metric("sluice_queue_writable") == 1 }, "the queue is open")
+	start := time.Now()
+	if status, response := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async"); status != http.StatusAccepted {
+		t.Fatal(status, response)
+	}
+	var oldest float64
+	testwait.Until(t, func() bool {
+		oldest = metric("sluice_queue_oldest_timestamp_seconds")
+		return oldest > 0
+	}, "the notification is due")
+	if early := start.Add(-time.Second); oldest < float64(early.Unix()) || oldest > float64(time.Now().Unix()+1) {
+		t.Errorf("stored at %v, want %v", oldest, start)
+	}
+	testwait.Until(t, func() bool { return metric("sluice_queue_oldest_timestamp_seconds") == 0 }, "the queue is empty")
+	if trims, nats := metric("sluice_history_trims_total"), metric("sluice_nats_connected"); trims != 0 || nats != -1 {
+		t.Errorf("trims %v, connected to NATS %v; want 0 and no metric", trims, nats)
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/quotalease"
@@ -46,6 +47,7 @@ type storage struct {
 	idempotencyTTL   time.Duration
 	quotaLease       *quotalease.Member // nil before open, and without a cluster
 	opened           atomic.Bool
+	trims            atomic.Uint64 // times that trimHistory began to delete events
 
 	auditMu sync.Mutex // held while an audit runs
 
@@ -179,6 +181,15 @@ func (st *storage) ready() error {
 		return nil
 	}
 	return st.Queue.Ready()
+}
+
+// health returns the state for the metrics; nil while the storage is not open.
+func (st *storage) health() *metrics.StorageHealth {
+	if !st.opened.Load() {
+		return nil
+	}
+	external := !st.engine.Embedded()
+	return &metrics.StorageHealth{Writable: st.Queue.Ready() == nil, Trims: st.trims.Load(), External: external, Connected: external && st.engine.Connected()}
 }
 
 // QueueStatus is the state of the queue.

@@ -196,6 +196,9 @@ func (e *Engine) Replicas() int {
 	return max(1, e.cfg.Replicas)
 }
 
+// Connected reports whether the gateway is connected to the server.
+func (e *Engine) Connected() bool { return e.conn.IsConnected() }
+
 // Writable returns nil, or ErrUnwritable with the reason why nothing can be stored now.
 func (e *Engine) Writable() error {
 	if !e.conn.IsConnected() {

@@ -59,7 +59,7 @@ var groups = []struct {
 	{"The API", []string{"sluice_http"}},
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
-	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_webhook"}},
+	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_nats", "sluice_webhook"}},
 	{"Configuration, log and build", []string{"sluice_config", "sluice_log", "sluice_build"}},
 }
 
@@ -114,6 +114,7 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
 			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhooks.Status{{App: "shop", Name: "crm"}}
 		})
+		m.WatchStorageHealth(func() *metrics.StorageHealth { return &metrics.StorageHealth{External: true} })
 		startPool(t, m, quota.New(quota.Config{}))
 		check(t, m)
 	})

@@ -30,6 +30,8 @@ var queueReadings = []reading[queue.Status]{
 	gauge("sluice_queue_bytes", "Size on disk of due notifications in bytes, at most sluice_queue_max_bytes.", nil, func(s queue.Status) float64 { return float64(s.Bytes) }),
 	gauge("sluice_queue_scheduled_bytes", "Size on disk of scheduled and rescheduled notifications in bytes, at most sluice_queue_max_bytes.", nil,
 		func(s queue.Status) float64 { return float64(s.LaterBytes) }),
+	gauge("sluice_queue_oldest_timestamp_seconds", "When the oldest due notification was stored, in Unix time; 0 if none is due.", nil,
+		func(s queue.Status) float64 { return unixSeconds(s.Oldest) }),
 	gauge("sluice_queue_max_bytes", "Maximum of sluice_queue_bytes and of sluice_queue_scheduled_bytes.", nil, func(s queue.Status) float64 { return float64(s.MaxBytes) }),
 }
 
@@ -50,6 +52,27 @@ var webhookReadings = []reading[webhooks.Status]{
 		func(s webhooks.Status) float64 { return float64(len(s.DeadLettered)) }),
 }
 
+var healthReadings = []reading[StorageHealth]{
+	gauge("sluice_queue_writable", "1 if the queue can accept notifications, 0 if the disk is full, or NATS or the disk does not respond.", nil,
+		func(s StorageHealth) float64 { return boolValue(s.Writable) }),
+	{prometheus.NewDesc("sluice_history_trims_total", "Times that the gateway began to delete the oldest events because the disk was nearly full.", nil, nil),
+		prometheus.CounterValue, func(s StorageHealth) float64 { return float64(s.Trims) }},
+}
+
+var natsReading = gauge("sluice_nats_connected", "1 while the gateway is connected to NATS. Missing with an embedded queue.", nil, boolValue)
+
+// StorageHealth says whether the storage of a gateway works.
+type StorageHealth struct {
+	Writable  bool   // the queue can accept notifications
+	Trims     uint64 // times that a nearly full disk has shortened the history
+	External  bool   // the storage is in NATS
+	Connected bool   // to it
+}
+
+// WatchStorageHealth sets the function that returns the health of the storage; nil while it is not
+// open.
+func (m *Metrics) WatchStorageHealth(health func() *StorageHealth) { m.storage.health.Store(&health) }
+
 // unixSeconds returns t in Unix time, or 0 for the zero time.
 func unixSeconds(t time.Time) float64 {
 	if t.IsZero() {
@@ -66,7 +89,10 @@ type Storage func() (*queue.Status, *history.Status, []webhooks.Status)
 func (m *Metrics) WatchStorage(s Storage) { m.storage.status.Store(&s) }
 
 // storageCollector reads the state of the storage on collection.
-type storageCollector struct{ status atomic.Pointer[Storage] }
+type storageCollector struct {
+	status atomic.Pointer[Storage]
+	health atomic.Pointer[func() *StorageHealth]
+}
 
 // Describe implements prometheus.Collector.
 func (c *storageCollector) Describe(to chan<- *prometheus.Desc) {
@@ -79,11 +105,16 @@ func (c *storageCollector) Describe(to chan<- *prometheus.Desc) {
 	for _, r := range webhookReadings {
 		to <- r.desc
 	}
+	for _, r := range healthReadings {
+		to <- r.desc
+	}
+	to <- natsReading.desc
 	to <- waitingTasks.desc
 }
 
 // Collect implements prometheus.Collector. Without a Storage it sends nothing.
 func (c *storageCollector) Collect(to chan<- prometheus.Metric) {
+	c.collectHealth(to)
 	storage := c.status.Load()
 	if storage == nil {
 		return
@@ -107,5 +138,22 @@ func (c *storageCollector) Collect(to chan<- prometheus.Metric) {
 	}
 	for _, depth := range q.Waiting {
 		waitingTasks.send(to, depth, depth.App, string(depth.Lane))
+	}
+}
+
+func (c *storageCollector) collectHealth(to chan<- prometheus.Metric) {
+	read := c.health.Load()
+	if read == nil {
+		return
+	}
+	health := (*read)()
+	if health == nil {
+		return
+	}
+	for _, r := range healthReadings {
+		r.send(to, *health)
+	}
+	if health.External {
+		natsReading.send(to, health.Connected)
 	}
 }

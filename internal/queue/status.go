@@ -30,6 +30,8 @@ type Status struct {
 	Bytes      uint64 `json:"bytes"`
 	LaterBytes uint64 `json:"later_bytes"`
 	MaxBytes   int64  `json:"max_bytes"`
+	// Oldest is when the oldest due task was stored; zero if none is due.
+	Oldest time.Time `json:"-"`
 }
 
 // depth counts the due tasks of each partition.
@@ -60,6 +62,9 @@ func (q *Queue) Status(ctx context.Context) (Status, error) {
 		s.addDepth(Depth{App: p.app, Lane: p.lane, Tasks: tasks})
 	}
 	slices.SortFunc(s.Waiting, func(a, b Depth) int { return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Lane, b.Lane)) })
+	if due := q.tasks.stream.CachedInfo().State; due.Msgs > 0 {
+		s.Oldest = due.FirstTime
+	}
 	s.Bytes, s.LaterBytes = q.tasks.stream.CachedInfo().State.Bytes, q.scheduled.stream.CachedInfo().State.Bytes
 	return s, nil
 }
