@@ -128,10 +128,11 @@ func (s *scenario) writeConfig(settings string, apps ...app) string {
 	return s.writeConfigAt("127.0.0.1:0", settings, apps...)
 }
 
-// writeConfigAt is writeConfig with a listen address.
+// writeConfigAt is writeConfig with a listen address. The rows read the events of pools, which the gateway
+// logs at debug level.
 func (s *scenario) writeConfigAt(listen, settings string, apps ...app) string {
 	hash := sha256.Sum256([]byte(key))
-	text := "listen: " + listen + "\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
+	text := "listen: " + listen + "\nadmin: {listen: 127.0.0.1:0}\nlog: {level: debug, format: json}\n" +
 		"limits:\n  batch: 1000000\n  batch_in_flight: 100000\n" + settings + "\napps:\n"
 	for _, a := range apps {
 		text += fmt.Sprintf("  %s:\n    keys: [{name: score, hash: 'sha256:%s'}]\n    %s\n", a.name, hex.EncodeToString(hash[:]), a.blocks)

@@ -21,7 +21,6 @@ func lostLogReader(s *scenario) {
 	const stall, gone = faultDuration, 15 * time.Second
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	config := s.writeConfig("", app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
-	s.replaceInFile(config, "level: info", "level: debug")
 	g := s.startFull(poolSize, config)
 	calls := s.callLivez(g)
 	run := s.offerRate(g, loadRate, beforeFault+stall+gone, apnsNotification)

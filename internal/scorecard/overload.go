@@ -23,7 +23,9 @@ func overload(s *scenario) {
 	const responseTime, inFlight = 150 * time.Millisecond, 12
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(mockprovider.Fault{Delay: responseTime})})
 	block := apnsBlock(m, s.writeMockFiles(m), fmt.Sprintf(", pool: {in_flight: %d}", inFlight))
-	g := s.startGateway("", app{shopApp, block}, app{noisyApp, block})
+	config := s.writeConfig("", app{shopApp, block}, app{noisyApp, block})
+	s.replaceInFile(config, "level: debug", "level: info") // at debug level, each single call would be logged
+	g := s.startFull(poolSize, config)
 	capacity := s.measureCapacity(g, 2*poolSize*inFlight)
 	s.note("capacity %.0f/s; the response time allows %.0f/s", capacity, poolSize*inFlight/responseTime.Seconds())
 	s.checkOverload(g, m, capacity)
