@@ -3,6 +3,7 @@
 package metrics_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -177,6 +178,73 @@ func TestAlertsAreComplete(t *testing.T) {
 	for _, file := range files {
 		if !slices.Contains(pages, file.Name()) {
 			t.Errorf("%s has no alert", file.Name())
+		}
+	}
+}
+
+// panel is a panel of a dashboard, or a row of them.
+type panel struct {
+	ID         int
+	Type       string
+	Title      string
+	Datasource map[string]string
+	Targets    []struct{ Expr string }
+}
+
+// builtInPanels are panels that every Grafana has.
+var builtInPanels = []string{"row", "stat", "table", "timeseries", "text"}
+
+func TestDashboardsUseExistingMetrics(t *testing.T) {
+	exported := series(t)
+	files, err := filepath.Glob(filepath.Join(deployDir, "grafana/*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	uids := map[string]bool{}
+	for _, file := range files {
+		var d struct {
+			UID, Title    string
+			SchemaVersion int
+			Templating    struct {
+				List []struct{ Name, Type, Definition string }
+			}
+			Panels []panel
+		}
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(text, &d)
+		}
+		if err != nil {
+			t.Fatal(file, err)
+		}
+		if d.UID == "" || uids[d.UID] || d.Title == "" || d.SchemaVersion < 37 { // 37 is that of Grafana 9.2
+			t.Errorf("%s: uid %q, title %q, version %d", file, d.UID, d.Title, d.SchemaVersion)
+		}
+		uids[d.UID] = true
+		if list := d.Templating.List; len(list) == 0 || list[0].Type != "datasource" || list[0].Name != "datasource" {
+			t.Errorf("%s: the first variable is not the data source", file)
+		}
+		for _, v := range d.Templating.List {
+			if v.Type == "query" {
+				checkQuery(t, file+": "+v.Name, v.Definition, exported)
+			}
+		}
+		ids := map[int]bool{}
+		for _, p := range d.Panels {
+			where := file + ": " + p.Title
+			if p.ID == 0 || ids[p.ID] || !slices.Contains(builtInPanels, p.Type) {
+				t.Errorf("%s: number %d, type %s", where, p.ID, p.Type)
+			}
+			ids[p.ID] = true
+			if p.Type == "row" {
+				continue
+			}
+			if p.Datasource["uid"] != "${datasource}" || len(p.Targets) == 0 {
+				t.Errorf("%s: data source %v, %d queries", where, p.Datasource, len(p.Targets))
+			}
+			for _, target := range p.Targets {
+				checkQuery(t, where, target.Expr, exported)
+			}
 		}
 	}
 }
