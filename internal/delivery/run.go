@@ -117,15 +117,13 @@ func (b *batch) finish(calls []*push.Call) {
 	}
 }
 
-// finishWithoutAttempt ends items of a run that have not been attempted.
-func (b *batch) finishWithoutAttempt(items []item, cause *push.Outcome) {
-	b.ConcurrencyLimit.release(items[0].Call, len(items))
-	calls := make([]*push.Call, len(items))
-	for i, it := range items {
-		calls[i] = it.Call
-		setReceipt(it.Call, cause)
+// leaveRun sends items like Send. They have places in the concurrency limit, which they may have to wait
+// for again.
+func (b *batch) leaveRun(ctx context.Context, items []item) {
+	if len(items) > 0 {
+		b.ConcurrencyLimit.release(items[0].Call, len(items))
 	}
-	b.finish(calls)
+	b.runAlone(ctx, items)
 }
 
 // runAlone sends items like Send.
@@ -173,13 +171,8 @@ func (b *batch) sendRun(ctx context.Context, items []item) {
 	for len(items) > 0 {
 		c := items[0].Call
 		lease, err := b.Pool.PickN(ctx, pool.Request{N: len(items), Lane: c.Lane, Flow: c.App, CanQueue: c.CanQueue, MaxWait: b.maxWait(ctx, items)})
-		if _, rejected := errors.AsType[*push.RejectedError](err); rejected {
-			b.ConcurrencyLimit.release(c, len(items))
-			b.runAlone(ctx, items)
-			return
-		}
 		if err != nil {
-			b.finishWithoutAttempt(items, noLease(err))
+			b.leaveRun(ctx, items)
 			return
 		}
 		part := &part{batch: b, lease: lease, ready: make(chan struct{}, 1)}
@@ -281,37 +274,30 @@ func (p *part) unlease(count int, o push.Outcome) {
 	}
 }
 
-// mayUse returns the items that the rate limit and the throttler admit immediately. It ends those that
-// have expired while they waited for the lease. The others leave the run: they may have to wait.
+// mayUse returns the items that the rate limit and the throttler admit immediately. The others leave the
+// run, and so do those that have expired while they waited for the lease.
 func (p *part) mayUse(ctx context.Context, items []item) (admitted []item) {
-	var dropped []item
+	var leaving []item
 	live := slices.DeleteFunc(items, func(i item) bool {
 		if expired(i.Notification) {
-			dropped = append(dropped, i)
+			leaving = append(leaving, i)
 			return true
 		}
 		return false
 	})
-	if len(dropped) > 0 {
-		p.unlease(len(dropped), expiredOutcome)
-		p.finishWithoutAttempt(dropped, &expiredOutcome)
-	}
 	ns := make([]*push.Notification, len(live))
 	for n, i := range live {
 		ns[n] = i.Notification
 	}
 	count := p.RateLimiter.TryAcquireN(ns)
-	throttle, err := p.Throttler.Acquire(count)
-	if err != nil {
+	var err error
+	if p.throttle, err = p.Throttler.Acquire(count); err != nil {
 		p.RateLimiter.Return(ns[:count])
 		count = 0
 	}
-	p.throttle = throttle
-	if alone := live[count:]; len(alone) > 0 {
-		p.unlease(len(alone), push.Outcome{})
-		p.ConcurrencyLimit.release(alone[0].Call, len(alone))
-		p.runAlone(ctx, alone)
-	}
+	leaving = append(leaving, live[count:]...)
+	p.unlease(len(leaving), push.Outcome{})
+	p.leaveRun(ctx, leaving)
 	return live[:count]
 }
 
