@@ -354,6 +354,18 @@ type History struct {
 type NATS struct {
 	// URL of the cluster. A password in it is never printed.
 	URL string `name:"url" secret:"true" allowed:"/^(nats|tls|ws|wss)://.+$/a URL that starts with nats://, tls://, ws:// or wss://"`
+	// Credentials of a NATS user: its JWT and seed, as nsc and the NATS cloud export them (.creds),
+	// mode 0600. The file is read again at each reconnect.
+	CredentialsFile File `name:"credentials_file"`
+	// Seed of an NKey user, mode 0600.
+	NKeyFile File `name:"nkey_file"`
+	// Root certificates to trust instead of those of the system, in PEM. Requires TLS, also with
+	// nats://.
+	CAFile File `name:"ca_file"`
+	// Client certificate in PEM, for servers with tls.verify. Requires TLS, too.
+	CertFile File `name:"cert_file"`
+	// Private key of the certificate in PEM, mode 0600.
+	KeyFile File `name:"key_file"`
 	// Replicas of every message, an odd number. With one replica, messages are lost with its disk.
 	Replicas int `name:"replicas" default:"3" allowed:"1|3|5"`
 }

@@ -21,6 +21,7 @@ func (d *decoder) validate(cfg *Config) {
 	if cfg.Queue.Dir != "" && cfg.Queue.NATS.URL != "" {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
+	d.validateNATS(&cfg.Queue.NATS)
 	for _, block := range cfg.TLSBlocks() {
 		d.validateTLS(block.Path, block.TLS)
 	}
@@ -54,6 +55,25 @@ func (d *decoder) validateTLS(path string, t *TLS) {
 		d.fail(joinPath(path, "client_ca_file"), "needs cert_file and key_file, the certificate of the gateway")
 	case t.CertFile != "" || t.KeyFile != "":
 		d.requireAll(path, "TLS", map[string]bool{"cert_file": t.CertFile != "", "key_file": t.KeyFile != ""})
+	}
+}
+
+// validateNATS rejects two credentials, a certificate without its key, and files without the URL.
+func (d *decoder) validateNATS(n *NATS) {
+	const path = "queue.nats"
+	for _, f := range []struct {
+		name string
+		file File
+	}{{"credentials_file", n.CredentialsFile}, {"nkey_file", n.NKeyFile}, {"ca_file", n.CAFile}, {"cert_file", n.CertFile}, {"key_file", n.KeyFile}} {
+		if f.file != "" && n.URL == "" {
+			d.fail(joinPath(path, f.name), "needs url, the cluster that it is for")
+		}
+	}
+	if n.CredentialsFile != "" && n.NKeyFile != "" {
+		d.fail(path, "has two credentials: keep credentials_file or nkey_file")
+	}
+	if n.CertFile != "" || n.KeyFile != "" {
+		d.requireAll(path, "a client certificate", map[string]bool{"cert_file": n.CertFile != "", "key_file": n.KeyFile != ""})
 	}
 }
 

@@ -229,6 +229,9 @@ func fileRefs(cfg *config.Config) (refs []fileRef) {
 			add(fmt.Sprintf("%swebhooks[%d].ca_file", path, i), w.CAFile, false)
 		}
 	}
+	add("queue.nats.credentials_file", cfg.Queue.NATS.CredentialsFile, true)
+	add("queue.nats.nkey_file", cfg.Queue.NATS.NKeyFile, true)
+	add("queue.nats.key_file", cfg.Queue.NATS.KeyFile, true)
 	for _, block := range cfg.TLSBlocks() {
 		add(block.Path+".key_file", block.TLS.KeyFile, true)
 		add(block.Path+".cert_file", block.TLS.CertFile, false)

@@ -67,6 +67,10 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	engine, _ := storageConfig(cfg)
+	if err := engine.Auth.Check(); err != nil {
+		return nil, fmt.Errorf("config: queue.nats.%w", err)
+	}
 	g.loadReporter.zone, g.loadReporter.idempotencyDomain, g.loadReporter.concurrency = cfg.Zone, g.storage.idempotencyDomain, cfg.Limits.Concurrency
 	g.loadReporter.conns = &g.conns.count
 	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout

@@ -128,7 +128,11 @@ func (st *storage) idempotencyDomain() string {
 func storageConfig(cfg *config.Config) (engine jetstream.Config, index string) {
 	index = string(cfg.History.Dir)
 	if cfg.Queue.Dir == "" {
-		return jetstream.Config{URL: cfg.Queue.NATS.URL, Replicas: cfg.Queue.NATS.Replicas}, index
+		n := &cfg.Queue.NATS
+		auth := jetstream.Auth{
+			CredentialsFile: string(n.CredentialsFile), NKeyFile: string(n.NKeyFile), CAFile: string(n.CAFile), CertFile: string(n.CertFile), KeyFile: string(n.KeyFile),
+		}
+		return jetstream.Config{URL: n.URL, Auth: auth, Replicas: n.Replicas}, index
 	}
 	dir := string(cfg.Queue.Dir)
 	if index == "" {

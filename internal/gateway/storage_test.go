@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -152,5 +153,17 @@ func TestTwoGatewaysCannotOpenOneQueue(t *testing.T) {
 	}
 	if err := g.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "directory is in use by another process") {
 		t.Error(err)
+	}
+}
+
+// TestInvalidNATSFiles verifies that the start fails, instead of retrying for a minute.
+func TestInvalidNATSFiles(t *testing.T) {
+	s := newMockEnv(t)
+	cfg := parse(t, listenConfig+"queue: {nats: {url: 'nats://127.0.0.1:1', credentials_file: missing.creds}}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
+	if _, err := gateway.New(cfg, nil); err == nil || !strings.Contains(err.Error(), "config: queue.nats.credentials_file: open ") {
+		t.Error(err)
+	}
+	if !slices.Contains(gateway.ReferencedFiles(cfg), string(cfg.Queue.NATS.CredentialsFile)) {
+		t.Error("the mode of the file is not checked")
 	}
 }

@@ -41,6 +41,8 @@ type Config struct {
 	Dir string
 	// URL is the address of an external server or cluster. A password in it is never logged.
 	URL string
+	// Auth is for an external server.
+	Auth Auth
 	// Replicas is the number of replicas of each stream in a cluster; zero means one. The embedded
 	// server always has one.
 	Replicas int
@@ -100,8 +102,12 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 }
 
 func (e *Engine) connect(ctx context.Context) error {
-	err := e.setup(ctx, "connect", func(context.Context) (err error) {
-		e.conn, err = nats.Connect(e.cfg.URL, e.options()...)
+	auth, err := e.cfg.Auth.options()
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	err = e.setup(ctx, "connect", func(context.Context) (err error) {
+		e.conn, err = nats.Connect(e.cfg.URL, append(auth, e.options()...)...)
 		return err
 	})
 	if err != nil {

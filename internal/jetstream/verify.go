@@ -69,7 +69,11 @@ func verifyServer(ctx context.Context, cfg Config, sizes map[string]int64) (foun
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline))
 	}
-	conn, err := nats.Connect(cfg.URL, nats.Name("sluice check"), nats.Timeout(timeout))
+	auth, err := cfg.Auth.options()
+	if err != nil {
+		return "", fmt.Errorf("jetstream: %w", err)
+	}
+	conn, err := nats.Connect(cfg.URL, append(auth, nats.Name("sluice check"), nats.Timeout(timeout))...)
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return "", errors.New("jetstream: the URL is invalid") // the error contains the password
 	}
