@@ -21,6 +21,9 @@ const (
 	// progress.
 	ackWait            = 6 * time.Second
 	inProgressInterval = ackWait / 4
+	// The maximum delay before a message that was not finished is redelivered. It bounds how long a
+	// notification in doubt waits after SettleTime.
+	maxNakDelay = 30 * time.Second
 	// How often to look for partitions that other gateways created.
 	discoverInterval = time.Second
 	// How long a pull waits for messages. A restarted server does not know the pull, so this bounds

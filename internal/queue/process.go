@@ -59,8 +59,8 @@ func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessa
 
 // settle acknowledges a message whose tasks are finished. Otherwise it asks the server to redeliver
 // it: immediately if this gateway drains, and with a growing delay if it does not, because the cause
-// can be a panic that occurs each time. If a request is lost, the message is redelivered after
-// ackWait, and the journal shows which of its tasks have ended.
+// can be a panic that occurs each time, or an attempt of another gateway. If a request is lost, the
+// message is redelivered after ackWait, and the journal shows which of its tasks have ended.
 func (c *consumer) settle(ctx context.Context, m *inFlightMessage, finished bool) {
 	var err error
 	switch msg := c.inFlight.latest(m); {
@@ -69,7 +69,7 @@ func (c *consumer) settle(ctx context.Context, m *inFlightMessage, finished bool
 	case ctx.Err() != nil:
 		err = msg.Nak()
 	default:
-		err = msg.NakWithDelay(max(ackWait, backoff(m.deliveries)))
+		err = msg.NakWithDelay(min(max(ackWait, backoff(m.deliveries)), maxNakDelay))
 	}
 	if err != nil {
 		c.cfg.Logger.Debug("cannot acknowledge a message", "err", err)
