@@ -3,7 +3,10 @@
 package history_test
 
 import (
+	"fmt"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
@@ -33,5 +36,32 @@ func TestEventsReachOtherGateway(t *testing.T) {
 		if receipt, events := two.find("shop", id); receipt.Status() != push.StatusAccepted || len(events) != 3 {
 			t.Fatalf("%+v %+v", receipt, events)
 		}
+	}
+}
+
+// TestConcurrentWaitsIncludeEarlierEvents waits with many goroutines, which share requests, each for an
+// event that the other gateway appended before.
+func TestConcurrentWaitsIncludeEarlierEvents(t *testing.T) {
+	one, two := newGatewayPair(t)
+	var calls errgroup.Group
+	for range 16 {
+		calls.Go(func() error {
+			for range 20 {
+				id := newID()
+				if _, err := one.Append(t.Context(), lifecycle(id)...); err != nil {
+					return err
+				}
+				if err := two.WaitCaughtUp(t.Context()); err != nil {
+					return err
+				}
+				if receipt, err := two.Receipt(t.Context(), "shop", id); err != nil || receipt.Status() != push.StatusAccepted {
+					return fmt.Errorf("%+v, %w", receipt, err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := calls.Wait(); err != nil { // bounded by the timeout of requests
+		t.Error(err)
 	}
 }

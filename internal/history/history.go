@@ -14,12 +14,15 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/panics"
@@ -98,6 +101,8 @@ type History struct {
 	damageFound chan struct{} // receives a value when a query finds the index damaged
 	trimmed     chan struct{} // receives a value when Trim has deleted events
 	counters    counters
+	infoCalls   singleflight.Group // of sharedInfo
+	infoRequest sync.Mutex         // held during a request of sharedInfo
 
 	index      atomic.Pointer[index]
 	checkpoint checkpoint // of the index; owned by Run, and by runIndexer while follow runs
@@ -306,7 +311,7 @@ func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
 // WaitCaughtUp waits until this gateway has received all messages that were in the stream at the
 // time of the call. It fails like WaitForSeq.
 func (h *History) WaitCaughtUp(ctx context.Context) error {
-	info, err := h.streamInfo(ctx)
+	info, err := h.sharedInfo(ctx)
 	if err != nil {
 		return err
 	}
@@ -316,7 +321,25 @@ func (h *History) WaitCaughtUp(ctx context.Context) error {
 	return h.WaitForSeq(ctx, info.State.LastSeq)
 }
 
-// streamInfo returns the state of the stream with all acknowledged messages. It retries for up to electionTimeout.
+// sharedInfo is streamInfo for concurrent calls: all that arrive during one request share the next.
+func (h *History) sharedInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
+	result := h.infoCalls.DoChan("", func() (any, error) {
+		h.infoRequest.Lock()
+		defer h.infoRequest.Unlock()
+		h.infoCalls.Forget("") // calls from here on need a later answer
+		return h.streamInfo(context.WithoutCancel(ctx))
+	})
+	select {
+	case r := <-result:
+		info, _ := r.Val.(*natsjs.StreamInfo)
+		return info, r.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// streamInfo returns the state of the stream with all acknowledged messages. It retries for up to
+// electionTimeout.
 func (h *History) streamInfo(ctx context.Context) (info *natsjs.StreamInfo, err error) {
 	for began := time.Now(); ; {
 		err := withTryTimeout(ctx, func(ctx context.Context) (err error) {
@@ -326,7 +349,7 @@ func (h *History) streamInfo(ctx context.Context) (info *natsjs.StreamInfo, err 
 		if err == nil {
 			return info, nil
 		}
-		if time.Since(began) > electionTimeout || !pause(ctx) {
+		if time.Since(began) > electionTimeout || errors.Is(err, nats.ErrConnectionClosed) || !pause(ctx) {
 			return nil, fmt.Errorf("history: %w", err)
 		}
 	}
