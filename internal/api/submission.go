@@ -118,11 +118,14 @@ func (s *server) enqueue(ctx context.Context, subs []*submission) {
 	s.persist(ctx, claimed)
 }
 
-// persist passes submissions with claimed keys to the queue.
+// persist passes submissions with claimed keys to the queue. It has its own timeout: the claims may have
+// taken all the time of ctx, because one key of a group was in use.
 func (s *server) persist(ctx context.Context, subs []*submission) {
 	if len(subs) == 0 {
 		return
 	}
+	ctx, done := s.storageContext(ctx)
+	defer done()
 	ns := make([]*push.Notification, len(subs))
 	for i, sub := range subs {
 		ns[i] = sub.Notification

@@ -29,6 +29,12 @@ func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
 	defer cancel()
 	errs := make([]error, len(ns))
+	if ctx.Err() != nil { // the claims of the keys have taken all the time
+		for i := range errs {
+			errs[i] = fmt.Errorf("queue: %w", ctx.Err())
+		}
+		return errs
+	}
 	groups := q.groupByDestination(ns, errs)
 	defer q.admit(ctx, groups, errs)()
 	if !q.recordAccepted(ctx, groups, errs) {

@@ -117,7 +117,8 @@ func (q *Queue) AfterResolved(id string, f func()) {
 
 // tryResolve waits until the engine is writable: by then a write in progress has either happened or
 // will not happen. A task that is not in its stream is cancelled. If it arrives there nevertheless,
-// the order of the journal decides between its cancellation and its first attempt.
+// the order of the journal decides between its cancellation and its first attempt. In a cluster, the
+// event that it is accepted may arrive later, too, and has no effect after the cancellation.
 func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 	if err := q.cfg.Engine.Writable(); err != nil {
 		return err
@@ -141,7 +142,8 @@ func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 	}
 	var cancelled []push.Event
 	for _, t := range a.tasks {
-		if !found[t.ID] && isWaiting(states[t.ID].Status) {
+		status := states[t.ID].Status
+		if !found[t.ID] && (isWaiting(status) || status == "" && !q.cfg.Engine.Embedded()) {
 			cancelled = append(cancelled, notStoredEvent(t))
 		}
 	}
