@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster million fleet scorecard demo ci
+.PHONY: notices help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ crash: ## kill a busy queue at SEEDS (default 200) random moments, also during r
 cluster: ## test queue, history, leases, Idempotency-Keys, audit and webhooks on a NATS cluster while its three servers are killed in turn
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./internal/jetstream ./internal/queue ./internal/history ./internal/idempotency ./internal/audit
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -timeout 20m -v -run 'TestWebhookMissesNoEvent' ./internal/gateway
+
+cluster-million: ## send MILLION (default 1000000) notifications with keys through three gateways on a NATS cluster while each server and each gateway is killed once; then measure one, two and four gateways (docs/scorecard.md); needs an idle machine
+	SLUICE_TEST_CLUSTER=1 SLUICE_MILLION=$(MILLION) $(GO) test -count=1 -timeout 0 -v -run 'TestKilledClusterLosesNothing|TestClusterThroughput' ./internal/gateway
 
 fleet: ## test two, four and eight gateways that share a quota, join, leave and are killed; needs an idle machine
 	$(GO) test ./internal/gateway -run TestEveryClusterSizeStaysWithinQuota -sharing -v -timeout 10m

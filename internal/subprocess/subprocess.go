@@ -103,6 +103,14 @@ func (p *Process) ExitCode() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// CPUTime returns the CPU time that the process has used, zero until it has exited.
+func (p *Process) CPUTime() time.Duration {
+	if !p.Exited() {
+		return 0
+	}
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
 // Addresses returns the base URLs of the API and of the admin listener of a gateway that serves. They
 // are empty before.
 func (p *Process) Addresses() (url, admin string) {
