@@ -147,7 +147,7 @@ func TestAfterResolvedWaitsForResult(t *testing.T) {
 	j.behind.Store(true)
 	lost, stored := newNotification("shop"), newNotification("shop")
 	j.beforeAppend = func(e push.Event) error {
-		if e.ID == lost.ID {
+		if e.ID == lost.ID && e.Status == push.StatusQueued {
 			return errors.New("no response")
 		}
 		return nil
