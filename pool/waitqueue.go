@@ -75,7 +75,7 @@ func (p *Pool) wait(ctx context.Context, r Request, counted int) (*Lease, error)
 		return nil, p.cfg.Limiter.rejectWaiting(r.N)
 	}
 	p.requestRun()
-	maxWait := time.Duration(math.MaxInt64)
+	maxWait := fairqueue.Forever
 	if r.CanQueue {
 		maxWait = r.MaxWait
 	}

@@ -14,6 +14,7 @@ import (
 	"container/heap"
 	"context"
 	"iter"
+	"math"
 	"slices"
 	"time"
 )
@@ -225,16 +226,23 @@ func (q *Queue[K, T]) All() iter.Seq[*Item[K, T]] {
 	}
 }
 
+// Forever is no limit of a wait.
+const Forever = time.Duration(math.MaxInt64)
+
 // Wait waits until ready is closed. It returns false if ctx ends or maxWait passes first: the item may
 // then still be served, until its user has removed it.
 func Wait(ctx context.Context, ready <-chan struct{}, maxWait time.Duration) bool {
-	timer := time.NewTimer(maxWait)
-	defer timer.Stop()
+	var expired <-chan time.Time
+	if maxWait != Forever {
+		timer := time.NewTimer(maxWait)
+		defer timer.Stop()
+		expired = timer.C
+	}
 	select {
 	case <-ready:
 		return true
 	case <-ctx.Done():
-	case <-timer.C:
+	case <-expired:
 	}
 	return false
 }
