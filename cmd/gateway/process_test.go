@@ -25,6 +25,9 @@ import (
 var gatewayBinary string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(isolatedEnv) != "" {
+		os.Exit(runIsolated())
+	}
 	os.Exit(func() int {
 		folder, err := os.MkdirTemp("", "gateway-test-")
 		if err != nil {

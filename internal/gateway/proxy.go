@@ -101,7 +101,7 @@ func proxyOrigin(block config.ProxyBlock) string {
 func (g *Gateway) logProxies(snap *snapshot) {
 	for _, block := range snap.cfg.Proxies() {
 		if p, err := snap.files.proxy(block.Path, block.Proxy); err == nil && p != nil {
-			g.log.Info("proxy for outbound connections", "proxy", p.String(), "from", proxyOrigin(block), "not_for", p.NoProxy())
+			g.log.Info("proxy for outbound connections", "proxy", p.String(), "from", proxyOrigin(block), "no_proxy", p.NoProxy())
 		}
 	}
 }

@@ -231,7 +231,7 @@ func TestProxyOfEnvironment(t *testing.T) {
 			t.Errorf("%d %v", status, got)
 		}
 	}
-	if log := d.text(); !strings.Contains(log, `"msg":"proxy for outbound connections","proxy":"`+p.URL()+`","from":"HTTPS_PROXY","not_for":"internal.example"`) {
+	if log := d.text(); !strings.Contains(log, `"msg":"proxy for outbound connections","proxy":"`+p.URL()+`","from":"HTTPS_PROXY","no_proxy":"internal.example"`) {
 		t.Errorf("the log does not name the proxy:\n%s", log)
 	}
 	g, err := gateway.New(parse(t, text), nil)
