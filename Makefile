@@ -59,11 +59,14 @@ BASE ?= HEAD
 benchstat: ## compare all benchmarks of commit BASE (default HEAD) with the work tree; COUNT=6 BENCHTIME=300ms BENCHES=. PACKAGES="./wire ./pool"
 	BASE=$(BASE) tools/benchstat.sh $(PACKAGES)
 
+# In the directory of the package, go test prints each row when it has ended.
+SCORECARD = cd internal/scorecard && $(GO) test -count=1 -timeout 0 -scorecard
+
 SEEDS ?= 200
 crash: ## kill a busy queue at SEEDS (default 200) random moments, also during repeated calls with Idempotency-Keys and send --file; count lost and repeated notifications; writes data/crash.json
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestKilledGatewayLosesNoTask ./internal/queue
 	@mkdir -p data
-	$(GO) run ./internal/scorecard -json data/crash.json -seeds $(SEEDS) -kills $(SEEDS) S17
+	$(SCORECARD) -run '^TestScorecard$$/^S17$$' -results $(CURDIR)/data/crash.json -seeds $(SEEDS) -kills $(SEEDS)
 
 cluster: ## test queue, history, leases, Idempotency-Keys, audit and webhooks on a NATS cluster while its three servers are killed in turn
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./internal/jetstream ./internal/queue ./internal/history ./internal/idempotency ./internal/audit
@@ -80,7 +83,7 @@ million: ## queue MILLION (default 1000000) notifications with GOMEMLIMIT=200MiB
 	GOMEMLIMIT=200MiB SLUICE_MILLION=$(MILLION) $(GO) test -timeout 0 -v -run TestMemoryOfMillionWaitingTasks ./internal/queue
 
 scorecard: ## test a gateway under load and provider faults (docs/scorecard.md); ROWS="S01 S06" selects rows
-	$(GO) run ./internal/scorecard $(ROWS)
+	$(SCORECARD) -run '^TestScorecard$$/(?i)^($(subst $() ,|,$(or $(strip $(ROWS)),.*)))$$' -rows $(or $(words $(ROWS)),1) -results $(CURDIR)/scorecard.json
 
 demo: ## run a gateway and mock providers on this machine
 	$(GO) run ./cmd/gateway dev

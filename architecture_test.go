@@ -97,8 +97,7 @@ var packages = map[string]packageRule{
 		"internal/gateway", "internal/asyncwriter", "internal/audit", "internal/config", "internal/configsource", "internal/jetstream", "internal/bench", "internal/panics",
 		"internal/report", "internal/subprocess", "mockprovider", "providers/webpush", "push", "internal/api",
 	}},
-	"internal/scorecard": {layer: 5, mayImport: []string{"client", "internal/load", "internal/subprocess", "mockprovider", "pool", "push"},
-		why: "it runs the gateway as operators do: binary, configuration and API; pool gives the events of the client"},
+	"internal/scorecard": {layer: 5, why: "it has only tests"},
 }
 
 // emptyNames are package names that say nothing about their contents.

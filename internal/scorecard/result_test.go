@@ -1,94 +1,140 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package scorecard
 
 import (
-	"testing"
+	"cmp"
+	"fmt"
+	"strings"
 	"time"
 )
 
-func TestRowPrintsFiguresAndBounds(t *testing.T) {
-	r := rowResult{ID: "S01"}
-	atLeast(&r, "delivered", fractionOf(99_995, 100_000), 0.9999)
-	r.expectMaxIncrease("p99", 200*time.Millisecond, 212*time.Millisecond, 50*time.Millisecond)
-	atMost(&r, "requests to the silent endpoint", 41, 100)
-	atMost(&r, "out of rotation after", 1900*time.Millisecond, 2500*time.Millisecond)
-	r.expectZero("duplicates", 0)
-	const want = "S01  pass             delivered 99.995% (>= 99.99%)  p99 +12ms (<= 50ms)  requests to the silent endpoint 41 (<= 100)  out of rotation after 1.9s (<= 2.5s)  duplicates 0"
-	if got := r.finish(true).String(); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
+// outcome is how a row ended.
+type outcome string
+
+const (
+	outcomePassed         outcome = "pass"
+	outcomeFailed         outcome = "fail"
+	outcomeNotImplemented outcome = "not implemented"
+)
+
+// rowResult is the result of one row.
+type rowResult struct {
+	ID      string   `json:"id"`
+	Fault   string   `json:"fault"`
+	Result  outcome  `json:"result"`
+	Figures []figure `json:"figures,omitempty"`
+	// Notes explain the figures or say why the row did not finish.
+	Notes []string `json:"notes,omitempty"`
+	TookS float64  `json:"took_s"`
 }
 
-func TestRowFailsOnOneFigureOrUnfinished(t *testing.T) {
-	r := rowResult{ID: "S06"}
-	atMost(&r, "new dials", 9, 8)
-	atMost(&r, "out of rotation after", never, time.Second)
-	if got, want := r.finish(true).String(), "S06  FAIL             new dials 9 (<= 8) FAIL  out of rotation after never (<= 1s) FAIL"; got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	s := scenario{rowResult: rowResult{ID: "S07"}}
-	s.note("the load did not end")
-	if got, want := s.rowResult.finish(s.finished).String(), "S07  FAIL             the load did not end"; got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
+// figure is a measured value and its bound.
+type figure struct {
+	Name     string `json:"name"`
+	Measured string `json:"measured"`
+	Bound    string `json:"bound,omitempty"`
+	Pass     bool   `json:"pass"`
 }
 
-func TestFatalfFailsTheRowAndCleansUp(t *testing.T) {
-	var order []int
-	r := row{id: "S99", check: func(s *scenario) {
-		s.Cleanup(func() { order = append(order, 1) })
-		s.Cleanup(func() { order = append(order, 2) })
-		s.Fatalf("failed on purpose")
-		t.Error("the row continued after Fatalf")
-	}}.runLocal(options{ctx: t.Context()})
-	if r.Result != outcomeFailed || len(r.Notes) != 1 || r.Notes[0] != "failed on purpose" || len(order) != 2 || order[0] != 2 {
-		t.Errorf("%+v, cleanup order %v", r, order)
+// String returns the line of the row.
+func (r rowResult) String() string {
+	word := map[outcome]string{outcomePassed: "pass", outcomeFailed: "FAIL", outcomeNotImplemented: "not implemented"}[r.Result]
+	line := []string{fmt.Sprintf("%-4s %-15s", r.ID, word)}
+	for _, f := range r.Figures {
+		line = append(line, f.String())
 	}
+	if r.Result == outcomeFailed {
+		line = append(line, r.Notes...)
+	}
+	if r.Result == outcomeNotImplemented {
+		line = append(line, r.Fault)
+	}
+	return strings.Join(line, "  ")
 }
 
-func TestUnimplementedRowDoesNotPass(t *testing.T) {
-	r := row{id: "S25", fault: "a day of random faults"}.runLocal(options{ctx: t.Context()})
-	if got, want := r.String(), "S25  not implemented  a day of random faults"; got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+func (f figure) String() string {
+	text := f.Name + " " + f.Measured
+	if f.Bound != "" {
+		text += " (" + f.Bound + ")"
 	}
+	if !f.Pass {
+		text += " FAIL"
+	}
+	return text
 }
 
-func TestSummaryLine(t *testing.T) {
-	for want, counts := range map[string]map[outcome]int{
-		"scorecard: 7 passed, 1 failed":                     {outcomePassed: 7, outcomeFailed: 1},
-		"scorecard: 2 passed":                               {outcomePassed: 2},
-		"scorecard: 0 passed, 2 failed, 15 not implemented": {outcomeFailed: 2, outcomeNotImplemented: 15},
-	} {
-		if got := summaryLine(counts); got != want {
-			t.Errorf("got %q, want %q", got, want)
+// atMost records a figure that must not exceed limit.
+func atMost[T cmp.Ordered](c *rowResult, name string, got, limit T) {
+	c.Figures = append(c.Figures, figure{name, format(got), "<= " + format(limit), got <= limit})
+}
+
+// atLeast records a figure that must be at least limit.
+func atLeast[T cmp.Ordered](c *rowResult, name string, got, limit T) {
+	c.Figures = append(c.Figures, figure{name, format(got), ">= " + format(limit), got >= limit})
+}
+
+// expectMaxIncrease records the increase of a latency over the fault-free value. It must not exceed
+// limit.
+func (r *rowResult) expectMaxIncrease(name string, before, after, limit time.Duration) {
+	increase := max(after-before, -before)
+	sign := "+"
+	if increase < 0 {
+		sign = "-"
+	}
+	r.Figures = append(r.Figures, figure{name, sign + format(max(increase, -increase)), "<= " + format(limit), increase <= limit})
+}
+
+// expectMaxChange records the relative change of a latency from the fault-free value. It must not
+// exceed limit in either direction.
+func (r *rowResult) expectMaxChange(name string, before, after time.Duration, limit fraction) {
+	change := fraction(float64(after-before) / float64(max(before, 1)))
+	r.Figures = append(r.Figures, figure{name, fmt.Sprintf("%+.1f%%", 100*change), "within " + format(limit), change.within(limit)})
+}
+
+// expectZero records a count that must be 0.
+func (r *rowResult) expectZero(name string, n int) {
+	r.Figures = append(r.Figures, figure{Name: name, Measured: fmt.Sprint(n), Pass: n == 0})
+}
+
+// expect records a figure that passes if pass is true.
+func (r *rowResult) expect(name, measured string, pass bool) {
+	r.Figures = append(r.Figures, figure{Name: name, Measured: measured, Pass: pass})
+}
+
+// fraction is a part of a whole. It is printed in percent.
+type fraction float64
+
+// within reports whether the absolute value of f is at most limit.
+func (f fraction) within(limit fraction) bool { return -limit <= f && f <= limit }
+
+func fractionOf(part, total int) fraction { return fraction(float64(part) / float64(max(total, 1))) }
+
+// format formats a figure for people.
+func format(v any) string {
+	switch v := v.(type) {
+	case fraction:
+		return trimZeros(fmt.Sprintf("%.3f", 100*v)) + "%"
+	case float64:
+		return fmt.Sprintf("%.3f", v)
+	case time.Duration:
+		switch {
+		case v == never:
+			return "never"
+		case v < time.Second:
+			return fmt.Sprintf("%dms", v.Round(time.Millisecond).Milliseconds())
 		}
+		return trimZeros(fmt.Sprintf("%.2f", v.Seconds())) + "s"
+	default:
+		return fmt.Sprint(v)
 	}
 }
 
-func TestSelectRows(t *testing.T) {
-	if all, err := selectRows(nil); err != nil || len(all) != len(rows) {
-		t.Errorf("%d rows, %v", len(all), err)
+// trimZeros removes trailing zeros after the decimal point.
+func trimZeros(number string) string {
+	total, part, _ := strings.Cut(number, ".")
+	if part = strings.TrimRight(part, "0"); part == "" {
+		return total
 	}
-	some, err := selectRows([]string{"s06", "S01b"})
-	if err != nil || len(some) != 2 || some[0].id != "S06" || some[1].id != "S01b" {
-		t.Errorf("%+v, %v", some, err)
-	}
-	if _, err := selectRows([]string{"S99"}); err == nil {
-		t.Error("selectRows accepted an unknown row")
-	}
-}
-
-func TestTimeInRotation(t *testing.T) {
-	at := time.Unix(1000, 0)
-	g := &gateway{}
-	for _, e := range []struct {
-		after time.Duration
-		kind  string
-	}{{2 * time.Second, "ejected"}, {12 * time.Second, "probing"}, {13 * time.Second, "ejected"}, {33 * time.Second, "probing"}, {34 * time.Second, "recovered"}} {
-		g.events = append(g.events, event{Time: at.Add(e.after), Kind: e.kind, Endpoint: "x"})
-	}
-	if got, want := g.timeInRotation("x", at, 40*time.Second), (2+1+7)*time.Second; got != want {
-		t.Errorf("%s in rotation, want %s", got, want)
-	}
+	return total + "." + part
 }

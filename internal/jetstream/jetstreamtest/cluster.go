@@ -36,19 +36,28 @@ type Cluster struct {
 // first.
 func NewCluster(t testing.TB) *Cluster {
 	t.Helper()
+	requireCluster(t)
+	return StartCluster(t)
+}
+
+// StartCluster is like NewCluster, but never skips the test.
+func StartCluster(t testing.TB) *Cluster {
+	t.Helper()
 	return newCluster(t, startCluster)
 }
 
 // NewStartingCluster is like NewCluster, but does not wait until the servers have started.
 func NewStartingCluster(t testing.TB) *Cluster {
 	t.Helper()
+	requireCluster(t)
 	return newCluster(t, func(dir string) (*Cluster, error) {
 		c := &Cluster{}
 		return c, c.launch(dir)
 	})
 }
 
-func newCluster(t testing.TB, start func(dir string) (*Cluster, error)) *Cluster {
+// requireCluster skips the test unless the tests run on a cluster, and counts it as one of those.
+func requireCluster(t testing.TB) {
 	t.Helper()
 	if !OnCluster() {
 		t.Skip("starts three servers: make cluster runs it")
@@ -56,6 +65,10 @@ func newCluster(t testing.TB, start func(dir string) (*Cluster, error)) *Cluster
 	shared.mu.Lock()
 	shared.ran[testName(t)] = true
 	shared.mu.Unlock()
+}
+
+func newCluster(t testing.TB, start func(dir string) (*Cluster, error)) *Cluster {
+	t.Helper()
 	c, err := start(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -1,9 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-//go:build !linux
-
-package main
-
-func diskFaults(s *scenario) { s.Fatalf("%v", errLinux) }
-
-func diskFilledByQueue(s *scenario) { s.Fatalf("%v", errLinux) }
