@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/subprocess"
 	"github.com/sluice-push/sluice/internal/testtool"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -274,21 +275,13 @@ func (r *documentRun) start() {
 	cmd := exec.Command(filepath.Join(r.dir, "gateway"), "dev", "--listen", "127.0.0.1:0", "--ready-file", readyFile)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
+	p, err := subprocess.Start(cmd, nil)
+	if err != nil {
 		r.Fatal(err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
 	r.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case err := <-exited:
-			if err != nil {
-				r.Errorf("gateway dev: %v\n%s", err, output.String())
-			}
-		case <-time.After(time.Minute):
-			_ = cmd.Process.Kill()
-			r.Error("gateway dev did not stop within a minute")
+		if clean := p.Stop(time.Minute); !clean {
+			r.Errorf("gateway dev did not stop within a minute, or with exit code %d\n%s", p.ExitCode(), output.String())
 		}
 	})
 	poll := time.NewTicker(20 * time.Millisecond)
@@ -298,8 +291,8 @@ func (r *documentRun) start() {
 			return
 		}
 		select {
-		case err := <-exited:
-			r.Fatalf("gateway dev ended: %v\n%s", err, output.String())
+		case <-p.Done():
+			r.Fatalf("gateway dev ended with exit code %d\n%s", p.ExitCode(), output.String())
 		case <-deadline:
 			r.Fatal("gateway dev was not ready within a minute")
 		case <-poll.C:
