@@ -53,6 +53,7 @@ var packages = map[string]packageRule{
 	"internal/fairqueue":       {layer: 0},
 	"internal/testtool":        {layer: 0, why: "only tests import it"},
 	"internal/testwait":        {layer: 0, why: "only tests import it"},
+	"internal/loglimit":        {layer: 0},
 	"internal/panics":          {layer: 0},
 	"internal/proxy":           {layer: 0, why: "it knows no provider"},
 	"internal/proxy/proxytest": {layer: 0, why: "only tests import it"},
@@ -83,14 +84,14 @@ var packages = map[string]packageRule{
 	"internal/history":                 {layer: 2, mayImport: []string{"internal/jetstream", "internal/panics", "push"}, why: "the queue calls it through an interface of its own"},
 	"internal/delivery":                {layer: 2, mayImport: []string{"internal/fairqueue", "internal/sleep", "push", "wire", "pool", "retry", "quota"}},
 
-	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},
+	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/loglimit", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},
 
 	"client":           {layer: 3, mayImport: []string{"push", "wire", "internal/delivery", "pool", "zone", "retry"}, why: "it calls gateways over HTTP; only its tests run one"},
 	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/panics", "internal/webhooks"}},
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/keyfile", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/keyfile", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{

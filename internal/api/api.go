@@ -19,6 +19,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/sluice-push/sluice/internal/idempotency"
+	"github.com/sluice-push/sluice/internal/loglimit"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -119,7 +120,8 @@ type server struct {
 	observer       func(route string, status int)
 	idempotency    idempotency.Store
 	readers        *readerPool
-	timeout        sharedTimeout // of single notifications
+	timeout        sharedTimeout  // of single notifications
+	unavailable    loglimit.Limit // of the line about the storage
 
 	replaced chan struct{} // closed when next is set
 	next     *server

@@ -4,11 +4,13 @@ package api_test
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -143,6 +145,21 @@ func TestQueueErrorsAreReported(t *testing.T) {
 			t.Errorf("the key is not free although nothing was stored: %+v", r)
 		}
 	}
+}
+
+func TestQueueErrorIsLoggedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		ts, store := newTestAPIWithStorage(t, func(cfg *api.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		store.refuse = func(*push.Notification) error { return errors.New("no majority") }
+		for range 180 {
+			ts.wantProblem(ts.request("POST", singlePath, validBody, respondAsyncHeader), 503, "queue-unavailable")
+			time.Sleep(time.Second)
+		}
+		if text := log.String(); strings.Count(text, "\n") != 3 || strings.Count(text, `err="no majority" not_logged=59`) != 2 {
+			t.Errorf("three minutes have these lines:\n%s", text)
+		}
+	})
 }
 
 func TestKeyIdentifiesOneNotificationForSyncAndAsyncCalls(t *testing.T) {

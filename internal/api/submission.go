@@ -203,10 +203,13 @@ func (s *server) enqueueProblem(ctx context.Context, err error) *problem {
 	return s.storageUnavailable(ctx, err)
 }
 
-// storageUnavailable logs and returns the problem of a queue or a history that did not respond.
+// storageUnavailable returns the problem of a queue or a history that did not respond, and logs it once a
+// minute.
 func (s *server) storageUnavailable(ctx context.Context, err error) *problem {
 	if ctx.Err() != context.Canceled { // otherwise the client disconnected
-		s.log.LogAttrs(ctx, slog.LevelWarn, "queue or history did not respond", slog.Any("err", err))
+		if skipped, ok := s.unavailable.Allow(); ok {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "queue or history did not respond", slog.Any("err", err), slog.Int64("not_logged", skipped))
+		}
 	}
 	return &problem{kind: queueUnavailable, retryAfter: 5 * time.Second,
 		detail: "it is unknown whether it was stored: with the same Idempotency-Key it is safe to send it again"}

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/loglimit"
 	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/queue"
@@ -47,6 +48,7 @@ type storage struct {
 	idempotencyTTL   time.Duration
 	quotaLease       *quotalease.Member // nil before open, and without a cluster
 	opened           atomic.Bool
+	notRecorded      loglimit.Limit
 	trims            atomic.Uint64 // times that trimHistory began to delete events
 
 	auditMu sync.Mutex // held while an audit runs
@@ -310,7 +312,9 @@ func (r recordingSender) record(ctx context.Context, n *push.Notification, recei
 		e.Target = &n.Target
 	}
 	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
-		r.log.Warn("result not recorded in the history", "app", n.App, "err", err)
+		if skipped, ok := r.storage.notRecorded.Allow(); ok {
+			r.log.Warn("result not recorded in the history", "app", n.App, "err", err, "not_logged", skipped)
+		}
 	}
 }
 
