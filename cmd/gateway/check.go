@@ -23,7 +23,7 @@ func (checkCmd) Help() string {
 
     gateway check -c gateway.yaml
 
-Parses the configuration, reads its key files, briefly listens on its addresses, verifies that the queue and the history can be written (in a NATS cluster by creating and deleting a stream of the same size), that timeouts fit into each other, gets a token for each credential and connects to each provider. Sends no notification. Exits with 0 if all checks pass, with 2 if the configuration is invalid, and with 1 if another check fails.`
+Parses the configuration, reads its key files, briefly listens on its addresses, verifies that the queue and the history can be written (in a NATS cluster by creating and deleting a stream of the same size), that timeouts fit into each other, gets a token for each credential and connects to each proxy and provider. Sends no notification. Exits with 0 if all checks pass, with 2 if the configuration is invalid, and with 1 if another check fails.`
 }
 
 // Run runs all checks, even after one has failed, and prints a line for each.
