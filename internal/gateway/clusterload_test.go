@@ -117,6 +117,9 @@ func startClusterLoad(t *testing.T, servers *jetstreamtest.Cluster, gateways, co
 		l.start(g)
 		l.gateways = append(l.gateways, g)
 	}
+	for _, g := range l.gateways { // which create the streams
+		l.waitFor("gateways that are ready", func() bool { return l.isReady(g) })
+	}
 	for i := range loadCallers {
 		l.callers.Go(func() { l.call(i) })
 	}
@@ -132,6 +135,16 @@ func (l *clusterLoad) start(g *loadGateway) {
 	l.file = g.config
 	g.process = l.startGateway(0)
 	g.url.Store(&g.process.url)
+}
+
+// isReady reports whether a gateway accepts notifications.
+func (l *clusterLoad) isReady(g *loadGateway) bool {
+	response, err := l.client.Get(*g.url.Load() + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
 }
 
 // stop ends the process of a gateway with a signal.
