@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
@@ -77,6 +79,9 @@ func TestTwoAccountsOfOneProjectHaveDistinctPools(t *testing.T) {
 	s, other := newMockEnv(t), newMockEnv(t)
 	elsewhere := strings.Replace(other.fcmBlock(), other.ready.FCM, s.ready.FCM, 1)
 	h := s.start(t, listenConfig+"pool: {idle_timeout: 0s}\napps:\n"+s.appBlock("a", s.fcmBlock())+s.appBlock("b", elsewhere))
+	testwait.Until(t, func() bool { // an idle pool has no metrics
+		return !slices.ContainsFunc(h.gw.Status().Services, func(s gateway.ServiceStatus) bool { return s.Pool.Idle })
+	}, "both pools connect")
 	var names []string
 	for _, service := range h.gw.Status().Services {
 		names = append(names, service.Pool.Name)
