@@ -23,6 +23,11 @@ type Call struct {
 	// is unknown until a response arrives. If it returns an error, the attempt is not sent and the
 	// send ends as Abandoned.
 	BeforeAttempt func(attempt int) error
+	// BeforeRun, if not nil, is called instead of BeforeAttempt immediately before the first attempts
+	// at several calls are sent together, with those calls, which all have the same BeforeRun. It
+	// must not keep the slice. It returns an error for each call, or nil if there is none. A call with
+	// an error is not sent and ends as Abandoned.
+	BeforeRun func(calls []*Call) []error
 	// Receipt is set when the call has ended. Senders pass on its address, because it is large.
 	Receipt Receipt
 }

@@ -19,7 +19,7 @@ const (
 	reasonGatewayFull   = "GATEWAY_FULL" // the concurrency limit of the gateway, or the app's part of it, is reached
 	reasonTTLExpired    = "TTL_EXPIRED"
 	reasonProviderPanic = "PROVIDER_PANIC" // a bug in a provider
-	reasonNotRecorded   = "NOT_RECORDED"   // BeforeAttempt failed: the queue could not record the attempt
+	reasonNotRecorded   = "NOT_RECORDED"   // BeforeAttempt or BeforeRun failed: the queue could not record the attempt
 )
 
 // setReceipt sets the receipt of a call that ended in o, and returns its address. Inlined, it would

@@ -19,7 +19,7 @@ import (
 // SendAll sends calls of one app, platform and lane, and returns when all have ended. The calls that the
 // limits admit at once are a run: they share permits, a lease and a write for their first attempts.
 // Calls that are not admitted with the run, and those whose first attempt is not accepted, continue as
-// in Send. ended gets calls that have ended. It is called by several goroutines and must not keep the
+// in Send. The calls have the same BeforeRun, or none. ended gets calls that have ended. It is called by several goroutines and must not keep the
 // slice. After a panic, the outcome of the calls that it has left without one is unknown.
 func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	if len(calls) == 0 {
@@ -238,6 +238,9 @@ func (p *part) send(ctx context.Context, items []item) {
 		return
 	}
 	p.Budget.Deposit(len(p.items))
+	if p.items = p.beforeAttempts(ctx); len(p.items) == 0 {
+		return
+	}
 	attempts := push.AttemptContext(ctx)
 	field, used, failed := p.sign(attempts)
 	if failed != nil {
@@ -299,6 +302,35 @@ func (p *part) mayUse(ctx context.Context, items []item) (admitted []item) {
 	p.unlease(len(leaving), push.Outcome{})
 	p.leaveRun(ctx, leaving)
 	return live[:count]
+}
+
+// beforeAttempts calls BeforeRun and returns the items that it allows to be sent. The others leave the
+// run, and end. Without BeforeRun, it calls the BeforeAttempt of each item.
+func (p *part) beforeAttempts(ctx context.Context) []item {
+	var errs []error
+	if before := p.items[0].BeforeRun; before != nil {
+		calls := make([]*push.Call, len(p.items))
+		for n, i := range p.items {
+			calls[n] = i.Call
+		}
+		errs = before(calls)
+	} else if p.items[0].BeforeAttempt != nil {
+		for _, i := range p.items {
+			errs = append(errs, i.BeforeAttempt(1))
+		}
+	}
+	if errs == nil {
+		return p.items
+	}
+	allowed := p.items[:0]
+	for n, i := range p.items {
+		if errs[n] == nil {
+			allowed = append(allowed, i)
+		} else {
+			p.leave(ctx, i, &push.Attempt{Started: time.Now(), Outcome: push.Outcome{Verdict: push.Abandoned, Reason: reasonNotRecorded}})
+		}
+	}
+	return allowed
 }
 
 // sign is Provider.Sign for all items, whose credential is the same.
