@@ -111,3 +111,23 @@ func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
 		}
 	}
 }
+
+// TestEmbeddedSetupIsNotInterrupted opens a bucket with a context that has ended. Its stream exists
+// afterwards: a server that is stopped while it creates a stream leaves goroutines of it.
+func TestEmbeddedSetupIsNotInterrupted(t *testing.T) {
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir(), Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := e.Bucket(natsjs.KeyValueConfig{Bucket: "TEST"}).Open(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.JetStream().KeyValue(t.Context(), "TEST"); err != nil {
+		t.Error(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -29,6 +29,9 @@ import (
 // between valid records. The server accepts the gap in the sequences, because its own compaction
 // leaves such gaps. repair leaves invalid data at the end of a block to the server, and does not
 // touch a block without a valid record after the damage: another version may have written it.
+//
+// The items of a Log have checksums of their own. If only the body of such a message is damaged, repair
+// keeps the message with a new checksum, and readers skip the damaged items.
 
 // A record starts with its length (4 bytes; the first bit is set if it has headers), sequence (8),
 // time (8) and subject length (2). It ends with a checksum over everything except the two lengths.
@@ -113,16 +116,21 @@ func (s *server) repairBlock(name string) error {
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
-	ranges, end := newBlockReader(name).damagedRanges(data)
-	if end < len(data) || len(ranges) > 0 { // without its state file, the server reads the blocks again
+	reader := newBlockReader(name)
+	kept := reader.keepItems(data)
+	ranges, end := reader.damagedRanges(data)
+	if end < len(data) || len(ranges)+len(kept) > 0 { // without its state file, the server reads the blocks again
 		if err := os.Remove(filepath.Join(filepath.Dir(name), stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("jetstream: %w", err)
 		}
 	}
-	if len(ranges) == 0 {
+	if len(ranges)+len(kept) == 0 {
 		return nil
 	}
-	s.damage.Add(uint64(len(ranges)))
+	s.damage.Add(uint64(len(ranges) + len(kept)))
+	for _, seq := range kept {
+		s.cfg.Logger.Error("damaged record dropped", "file", name, "stream", streamName(name), "seq", seq, "kept", "the other items of the message")
+	}
 	repaired, at := make([]byte, 0, len(data)), 0
 	for _, r := range ranges {
 		s.cfg.Logger.Error("damaged record dropped",
@@ -204,6 +212,52 @@ func (r blockReader) damagedRanges(data []byte) (ranges []damagedRange, end int)
 	return ranges, at
 }
 
+// keepItems replaces the checksums of the damaged records whose body has valid items, if the headers are
+// plausible: the length leads to the next record or to the end, and the sequence is in order. It returns
+// their sequences.
+func (r blockReader) keepItems(data []byte) (kept []uint64) {
+	for at, last := 0, uint64(0); at < len(data); {
+		if n := r.recordLen(data[at:]); n > 0 {
+			last = binary.LittleEndian.Uint64(data[at+4:])
+			at += n
+			continue
+		}
+		n, body := bodyOf(data[at:])
+		if n == 0 || len(body) == 0 || body[0] != recordFormat {
+			return kept
+		}
+		seq, rest := binary.LittleEndian.Uint64(data[at+4:]), data[at+n:]
+		if next, _ := bodyOf(rest); seq <= last || len(rest) > 0 && (next == 0 || binary.LittleEndian.Uint64(rest[4:]) <= seq) {
+			return kept
+		}
+		for range Items(body) { // there is a valid one
+			copy(data[at+n-checksumLen:], r.checksum(data[at:at+n]))
+			kept = append(kept, seq)
+			break
+		}
+		last, at = seq, at+n
+	}
+	return kept
+}
+
+// bodyOf returns the length and the body of the record at the start of data, which need not be valid.
+func bodyOf(data []byte) (n int, body []byte) {
+	if len(data) < recordHeaderLen+natsHeaderLen+checksumLen {
+		return 0, nil
+	}
+	length, start := binary.LittleEndian.Uint32(data), recordHeaderLen+int(binary.LittleEndian.Uint16(data[recordHeaderLen-2:]))
+	if n = int(length &^ natsHeaderBit); n > len(data) || start+natsHeaderLen+checksumLen > n {
+		return 0, nil
+	}
+	if length&natsHeaderBit != 0 {
+		start += natsHeaderLen + int(binary.LittleEndian.Uint32(data[start:]))
+	}
+	if start > n-checksumLen {
+		return 0, nil
+	}
+	return n, data[start : n-checksumLen]
+}
+
 // recordLen returns the length of the valid record at the start of data, or 0 if there is none.
 func (r blockReader) recordLen(data []byte) int {
 	if len(data) < recordHeaderLen+checksumLen {
@@ -217,12 +271,23 @@ func (r blockReader) recordLen(data []byte) int {
 	if n > min(len(data), maxRecord) || recordHeaderLen+subject+headers+checksumLen > n {
 		return 0
 	}
-	r.hash.Reset()
-	for _, part := range [][]byte{data[4 : recordHeaderLen-2], data[recordHeaderLen : recordHeaderLen+subject], data[recordHeaderLen+subject+headers : n-checksumLen]} {
-		_, _ = r.hash.Write(part) // never fails
-	}
-	if !bytes.Equal(r.hash.Sum(nil), data[n-checksumLen:n]) {
+	if !bytes.Equal(r.checksum(data[:n]), data[n-checksumLen:n]) {
 		return 0
 	}
 	return n
+}
+
+// checksum returns the checksum of a record with a plausible header.
+func (r blockReader) checksum(record []byte) []byte {
+	subject, headers := int(binary.LittleEndian.Uint16(record[recordHeaderLen-2:])), 0
+	if binary.LittleEndian.Uint32(record)&natsHeaderBit != 0 {
+		headers = natsHeaderLen
+	}
+	r.hash.Reset()
+	for _, part := range [][]byte{
+		record[4 : recordHeaderLen-2], record[recordHeaderLen : recordHeaderLen+subject], record[recordHeaderLen+subject+headers : len(record)-checksumLen],
+	} {
+		_, _ = r.hash.Write(part) // never fails
+	}
+	return r.hash.Sum(nil)
 }

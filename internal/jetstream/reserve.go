@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,6 +21,8 @@ const (
 	reserveInterval = 25 * time.Millisecond
 	// The space that keepFree keeps free besides the file: what can be written in one interval.
 	maxFree = 8 << 20
+	// How much the file gives up in an interval, so that a program that fills the disk does not take it.
+	maxGiven = 256 << 10
 )
 
 // reserve is the file that holds disk space. Its methods have no effect without a Reserve.
@@ -28,7 +31,9 @@ type reserve struct {
 	size      int64                           // configured
 	left      func(dir string) (uint64, bool) // freeBytes
 	committed atomic.Int64                    // what accepted notifications will still write
-	missing   bool                            // the file system cannot allocate space; owned by adjust
+
+	mu      sync.Mutex // held while the file changes
+	missing bool       // the file system cannot allocate space
 }
 
 func newReserve(cfg Config) *reserve {
@@ -52,8 +57,10 @@ func (r *reserve) used() bool {
 }
 
 // adjust grows or shrinks the file so that some space stays free besides it. A file system that cannot
-// allocate space has no file. Only one goroutine may call it.
+// allocate space has no file.
 func (r *reserve) adjust() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	left, ok := r.left(filepath.Dir(r.path))
 	if !ok || r.size == 0 || r.missing {
 		return nil
@@ -62,8 +69,10 @@ func (r *reserve) adjust() error {
 	free := min(maxFree, full/2)
 	available := max(held+int64(left)-free, 0)
 	switch {
-	case held > min(full, available):
-		return os.Truncate(r.path, min(full, available))
+	case held > full:
+		return os.Truncate(r.path, full)
+	case held > available:
+		return os.Truncate(r.path, max(available, held-maxGiven))
 	case held < full && available-held >= min(free, full-held): // not in small steps, because each write changes the free space
 		err := allocate(r.path, min(full, available))
 		if r.missing = errors.Is(err, errors.ErrUnsupported); r.missing {
@@ -72,6 +81,20 @@ func (r *reserve) adjust() error {
 		return err
 	default:
 		return nil
+	}
+}
+
+// makeRoom shrinks the file if less space is free than an accepted notification is about to write. If
+// that fails, the write does.
+func (r *reserve) makeRoom(bytes int64) {
+	left, ok := r.left(filepath.Dir(r.path))
+	if !ok || r.size == 0 || int64(left) >= bytes {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if held := r.held(); held > 0 {
+		_ = os.Truncate(r.path, max(held-(bytes-int64(left)), 0))
 	}
 }
 

@@ -37,7 +37,11 @@ func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (stream na
 // refuses or ignores requests.
 func (e *Engine) setup(ctx context.Context, step string, run func(context.Context) error) error {
 	for warned := false; ; {
-		tryCtx, done := context.WithTimeout(ctx, apiTimeout)
+		tryCtx := ctx
+		if e.Embedded() { // a server that is stopped while it creates a stream does not stop that stream
+			tryCtx = context.WithoutCancel(ctx)
+		}
+		tryCtx, done := context.WithTimeout(tryCtx, apiTimeout)
 		err := run(tryCtx)
 		done()
 		switch {

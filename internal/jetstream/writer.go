@@ -298,7 +298,7 @@ func (w *Writer) send(b *batch, done func()) {
 	go func() {
 		defer done()
 		defer w.release(b)
-		b.err = w.mapError(w.recovered(func() error { return w.await(b, future, err) }))
+		b.err = w.engine.mapError(w.stream, w.recovered(func() error { return w.await(b, future, err) }))
 		close(b.done)
 	}()
 }
@@ -356,8 +356,8 @@ func isTransient(err error) bool {
 		errors.Is(err, natsjs.ErrNoStreamResponse)
 }
 
-// mapError maps an error of the server to one of this package.
-func (w *Writer) mapError(err error) error {
+// mapError maps an error of the server for a write to a stream to one of this package.
+func (e *Engine) mapError(stream string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -365,10 +365,10 @@ func (w *Writer) mapError(err error) error {
 		return ErrTooLarge
 	}
 	if api, ok := errors.AsType[*natsjs.APIError](err); ok && isFull(api) {
-		return fmt.Errorf("%w: %s", ErrFull, w.stream)
+		return fmt.Errorf("%w: %s", ErrFull, stream)
 	}
-	if w.engine.server != nil && !isDisconnected(err) {
-		w.engine.server.recordFailure(err)
+	if e.server != nil && !isDisconnected(err) {
+		e.server.recordFailure(err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)
 }
