@@ -151,7 +151,11 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 		}
 		next = m.Sequence + 1
 		for i, item := range jetstream.Items(m.Data) {
-			r, err := a.parseEvent(item)
+			text, isTask, err := eventOf(item)
+			if err != nil {
+				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
+			}
+			r, err := a.parseEvent(text)
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
 			}
@@ -160,6 +164,12 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 				return 0, err
 			}
 			a.report.Events++
+			if !isTask {
+				continue
+			}
+			if err := a.store.addTask(r.ID, r.App); err != nil {
+				return 0, err
+			}
 		}
 	}
 	return next, nil

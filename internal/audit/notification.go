@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
+	logrecord "github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -35,6 +36,21 @@ type record struct {
 	reason string // of an end as unknown or cancelled
 	end    int64  // hash of the end
 	late   bool   // it was appended while the audit ran
+}
+
+// eventOf returns the JSON text of an item: an event, or a record of a log. isTask says that the record
+// is also a task, which is in the queue until its end.
+func eventOf(item []byte) (text []byte, isTask bool, err error) {
+	if !logrecord.IsRecord(item) {
+		return item, false, nil
+	}
+	r, err := logrecord.Parse(item)
+	if err != nil {
+		return nil, false, err
+	}
+	e := r.Event()
+	text, err = e.AppendJSON(nil)
+	return text, r.Kind == logrecord.Task, err
 }
 
 // parseEvent parses an event. Its position is not set.

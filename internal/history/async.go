@@ -4,6 +4,7 @@ package history
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -28,6 +29,18 @@ type asyncWrite struct {
 // immediately, but a crash may lose them. It blocks while too many events wait. The error is that
 // of ctx or of an invalid event.
 func (h *History) AppendAsync(ctx context.Context, events ...push.Event) error {
+	if h.cfg.Log != nil {
+		records, keys, err := encodeRecords(events)
+		if err != nil {
+			return err
+		}
+		h.overlay.addPending(keys...)
+		if err := h.cfg.Log.AppendAsync(ctx, records...); err != nil {
+			h.overlay.removePending(keys)
+			return fmt.Errorf("history: %w", err)
+		}
+		return nil
+	}
 	headers, err := encodeEvents(events)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -43,6 +44,16 @@ type storedEvent struct {
 }
 
 func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) {
+	if record.IsRecord(text) {
+		h, err := record.ParseHeader(text)
+		if err != nil {
+			return nil, fmt.Errorf("history: event %s: %w", formatCursor(offset), err)
+		}
+		return &eventHeader{
+			id: h.ID, app: h.App, offset: offset, status: h.Status, attempt: h.Attempt, at: h.At, sendAt: h.SendAt,
+			keyHash: h.KeyHash, bodyHash: h.BodyHash, text: text,
+		}, nil
+	}
 	var stored storedEvent
 	if err := json.Unmarshal(text, &stored); err != nil {
 		return nil, fmt.Errorf("history: event %s: %w", formatCursor(offset), err)
@@ -63,44 +74,47 @@ func parseID(text []byte) (uuid.UUID, bool) {
 	return id, err == nil
 }
 
-// encodeEvent encodes the event. The offset of the result is zero.
-func encodeEvent(e push.Event) (*eventHeader, error) {
-	id, err := uuid.Parse(e.ID)
-	if err != nil || e.App == "" || e.Status == "" {
-		return nil, errors.New("history: invalid event: it needs a UUID, an app and a status")
-	}
-	e.At, e.SendAt = e.At.UTC().Truncate(time.Millisecond), e.SendAt.UTC().Truncate(time.Millisecond)
-	if e.Receipt != nil && e.Receipt.Index != nil { // the index in a batch is not part of the history
-		r := *e.Receipt
-		r.Index = nil
-		e.Receipt = &r
-	}
-	text, err := e.AppendJSON(make([]byte, 0, 256))
-	if err != nil {
-		return nil, fmt.Errorf("history: %w", err)
-	}
-	return &eventHeader{
-		id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
-		keyHash: e.KeyHash, bodyHash: e.BodyHash, text: text,
-	}, nil
-}
+// errInvalidEvent means that an event lacks a field.
+var errInvalidEvent = errors.New("history: invalid event: it needs a UUID, an app and a status")
 
+// encodeEvents encodes events as JSON. The offsets of the results are zero.
 func encodeEvents(events []push.Event) ([]*eventHeader, error) {
 	headers := make([]*eventHeader, len(events))
 	for i, e := range events {
-		var err error
-		if headers[i], err = encodeEvent(e); err != nil {
-			return nil, err
+		id, err := uuid.Parse(e.ID)
+		if err != nil || e.App == "" || e.Status == "" {
+			return nil, errInvalidEvent
+		}
+		e.At, e.SendAt = e.At.UTC().Truncate(time.Millisecond), e.SendAt.UTC().Truncate(time.Millisecond)
+		if e.Receipt != nil && e.Receipt.Index != nil { // the index in a batch is not part of the history
+			r := *e.Receipt
+			r.Index = nil
+			e.Receipt = &r
+		}
+		text, err := e.AppendJSON(make([]byte, 0, 256))
+		if err != nil {
+			return nil, fmt.Errorf("history: %w", err)
+		}
+		headers[i] = &eventHeader{
+			id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
+			keyHash: e.KeyHash, bodyHash: e.BodyHash, text: text,
 		}
 	}
 	return headers, nil
 }
 
 // event decodes the whole event.
-func (h *eventHeader) event() (push.Event, error) {
-	var e push.Event
-	if err := json.Unmarshal(h.text, &e); err != nil {
-		return e, fmt.Errorf("history: event %s: %w", formatCursor(h.offset), err)
+func (h *eventHeader) event() (e push.Event, err error) {
+	if record.IsRecord(h.text) {
+		var r *record.Record
+		if r, err = record.Parse(h.text); err == nil {
+			e = r.Event()
+		}
+	} else {
+		err = json.Unmarshal(h.text, &e)
+	}
+	if err != nil {
+		return push.Event{}, fmt.Errorf("history: event %s: %w", formatCursor(h.offset), err)
 	}
 	e.Cursor = formatCursor(h.offset)
 	return e, nil

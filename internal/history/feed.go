@@ -112,6 +112,9 @@ const selectMessagesSQL = `SELECT c.last_seq, c.oldest_seq, c.last_dropped_index
 	(SELECT seq, app, body FROM message WHERE %s seq >= ? ORDER BY seq LIMIT ?) m ORDER BY m.seq`
 
 func (r *feedReader) query(ctx context.Context) ([]*message, error) {
+	if r.history.entries != nil {
+		return r.readLog(ctx)
+	}
 	query, args := fmt.Sprintf(selectMessagesSQL, ""), []any{int64(r.nextSeq()), feedPageSize}
 	if r.app != "" {
 		query, args = fmt.Sprintf(selectMessagesSQL, "app = ? AND"), append([]any{r.app}, args...)
@@ -166,7 +169,7 @@ func (c checkpoint) dropped(o jetstream.Offset) bool {
 func (r *feedReader) emit(m *message, yield func(push.Event, error) bool) (more bool) {
 	yielded := false
 	var last jetstream.Offset
-	for i, item := range jetstream.Items(m.body) {
+	for i, item := range m.items() {
 		last = jetstream.Offset{Seq: m.seq, Index: i}
 		if !r.position.Before(last) {
 			continue

@@ -45,6 +45,9 @@ type snapshot struct {
 // lookup returns snapshots of notifications. It reads the overlay before the index: an event that
 // is committed in between is then in both, and its offset shows that.
 func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
+	if h.entries != nil {
+		return h.lookupLog(ctx, ids)
+	}
 	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return nil, err

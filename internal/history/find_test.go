@@ -35,7 +35,10 @@ func TestFindAfterAppendAsync(t *testing.T) {
 	if got, events := h.find("shop", id); got.Status() != push.StatusAccepted || len(events) != 3 {
 		t.Fatalf("%+v %+v", got, events)
 	}
-	h.stop() // writes the pending events
+	h.stop() // writes the pending events, unless the log does
+	if f.log != nil {
+		testwait.Until(t, func() bool { return f.log.LastSeq() > 0 }, "the log has written the events")
+	}
 	h = f.open()
 	got, events := h.find("shop", id)
 	if got.Status() != push.StatusAccepted || len(events) != 3 || events[2].Cursor == "" {

@@ -25,7 +25,8 @@ type fixture struct {
 	*testing.T
 	engineConfig jetstream.Config
 	engine       *jetstream.Engine
-	dir          string // of the index
+	log          *jetstream.Log // nil on a cluster
+	dir          string         // of the index
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -33,7 +34,18 @@ func newFixture(t *testing.T) *fixture {
 	return newFixtureAt(t, jetstreamtest.Config(t, filepath.Join(t.TempDir(), "engine")))
 }
 
+// newStreamFixture returns a fixture whose histories read the stream, as in a cluster.
+func newStreamFixture(t *testing.T) *fixture {
+	t.Helper()
+	return newFixtureOn(t, jetstreamtest.Config(t, filepath.Join(t.TempDir(), "engine")), false)
+}
+
 func newFixtureAt(t *testing.T, engineConfig jetstream.Config) *fixture {
+	t.Helper()
+	return newFixtureOn(t, engineConfig, engineConfig.Dir != "")
+}
+
+func newFixtureOn(t *testing.T, engineConfig jetstream.Config, onLog bool) *fixture {
 	t.Helper()
 	f := &fixture{T: t, engineConfig: engineConfig, dir: t.TempDir()}
 	jetstreamtest.Retry(t, engineConfig, func() (err error) {
@@ -41,7 +53,28 @@ func newFixtureAt(t *testing.T, engineConfig jetstream.Config) *fixture {
 		return err
 	})
 	t.Cleanup(func() { _ = f.engine.Close() })
+	if onLog {
+		f.runLog()
+	}
 	return f
+}
+
+// runLog opens the log and runs it until the test ends.
+func (f *fixture) runLog() {
+	f.Helper()
+	var err error
+	if f.log, err = history.OpenLog(f.Context(), f.engine); err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f.log.Run(ctx) }()
+	f.Cleanup(func() {
+		cancel()
+		if err := testwait.For(f, ended, "the end of the log"); err != nil {
+			f.Error(err)
+		}
+	})
 }
 
 // testHistory is a running history.
@@ -57,7 +90,7 @@ func (f *fixture) open() *testHistory { return f.openWith(history.Config{}) }
 
 func (f *fixture) openWith(cfg history.Config) *testHistory {
 	f.Helper()
-	cfg.Engine = f.engine
+	cfg.Engine, cfg.Log = f.engine, f.log
 	if cfg.Dir == "" {
 		cfg.Dir = f.dir
 	}

@@ -53,13 +53,17 @@ func withTryTimeout(ctx context.Context, request func(context.Context) error) er
 // Config configures a history. Engine is required.
 type Config struct {
 	Engine *jetstream.Engine
+	// Log is the log of OpenLog, or nil. With a log, the history runs no writer and no consumer, and its
+	// index has each record as soon as it is stored. The caller runs the log, and closes it after the
+	// history.
+	Log *jetstream.Log
 	// Dir is the directory of the index. It is created if it does not exist. If empty, the index is
 	// in a temporary directory and is rebuilt at every start.
 	Dir string
 	// MaxAge is the retention of events; zero means seven days.
 	MaxAge time.Duration
-	// MaxBytes bounds the stream. Beyond it the oldest events are deleted. Zero means 8 GiB. The
-	// index needs about the same space.
+	// MaxBytes bounds the stream. Beyond it the oldest events are deleted, except for what the keeper
+	// of Log needs. Zero means 8 GiB. The index needs about a fifth of it, without Log the same space.
 	MaxBytes int64
 	// IdempotencyTTL is the retention of Idempotency-Keys; zero means 24 hours. MaxAge bounds it.
 	IdempotencyTTL time.Duration
@@ -104,6 +108,10 @@ type History struct {
 	infoCalls   singleflight.Group // of sharedInfo
 	infoRequest sync.Mutex         // held during a request of sharedInfo
 
+	// With cfg.Log, these replace index and checkpoint.
+	entries  *logIndex
+	firstSeq atomic.Uint64 // the oldest message of the log
+
 	index      atomic.Pointer[index]
 	checkpoint checkpoint // of the index; owned by Run, and by runIndexer while follow runs
 }
@@ -124,13 +132,20 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	}
 	h.writer.MaxItems = eventsPerMessage
 	var err error
-	if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
+	if cfg.Log != nil {
+		h.stream = cfg.Log.Stream()
+	} else if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
 		return nil, err
 	}
 	if err := h.createDir(); err != nil {
 		return nil, err
 	}
-	if err := h.openIndex(ctx); err != nil {
+	if cfg.Log != nil {
+		err = h.openLog(ctx)
+	} else {
+		err = h.openIndex(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
@@ -212,6 +227,9 @@ func (h *History) Close() error {
 	if idx := h.index.Load(); idx != nil {
 		err = idx.close()
 	}
+	if h.entries != nil {
+		err = h.entries.close()
+	}
 	if h.ownsDir {
 		err = errors.Join(err, os.RemoveAll(h.cfg.Dir))
 	}
@@ -221,6 +239,9 @@ func (h *History) Close() error {
 // Run appends events and updates the index until ctx ends. Then it writes the events that still
 // wait.
 func (h *History) Run(ctx context.Context) error {
+	if h.cfg.Log != nil {
+		return h.runLog(ctx)
+	}
 	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWriting()
 	var background errgroup.Group
@@ -255,16 +276,26 @@ func (h *History) runIndex(ctx context.Context) error {
 // app keep their order. Find and States include them immediately; WaitForSeq waits until they are
 // in order with the events of other gateways. After an error the events may or may not be stored.
 func (h *History) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
-	headers, err := encodeEvents(events)
-	if err != nil {
-		return jetstream.Offset{}, err
+	var offsets []jetstream.Offset
+	var err error
+	if h.cfg.Log != nil {
+		offsets, err = h.appendRecords(ctx, events)
+	} else {
+		offsets, err = h.appendEvents(ctx, events)
 	}
-	h.overlay.addPending(headers...)
-	offsets, err := h.append(ctx, headers)
 	if err != nil || len(offsets) == 0 {
 		return jetstream.Offset{}, err
 	}
 	return offsets[len(offsets)-1], nil
+}
+
+func (h *History) appendEvents(ctx context.Context, events []push.Event) ([]jetstream.Offset, error) {
+	headers, err := encodeEvents(events)
+	if err != nil {
+		return nil, err
+	}
+	h.overlay.addPending(headers...)
+	return h.append(ctx, headers)
 }
 
 // append writes events that are in the overlay.
@@ -292,6 +323,9 @@ func (h *History) append(ctx context.Context, headers []*eventHeader) ([]jetstre
 // reflect the stream's order. It fails after Config.MaxWait: while the index cannot be written or is
 // being rebuilt, messages may not arrive for a long time.
 func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
+	if h.cfg.Log != nil { // the index has what is stored
+		return nil
+	}
 	received := h.overlay.waitFor(seq)
 	if received == nil {
 		return nil
@@ -311,6 +345,9 @@ func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
 // WaitCaughtUp waits until this gateway has received all messages that were in the stream at the
 // time of the call. It fails like WaitForSeq.
 func (h *History) WaitCaughtUp(ctx context.Context) error {
+	if h.cfg.Log != nil {
+		return nil
+	}
 	info, err := h.sharedInfo(ctx)
 	if err != nil {
 		return err

@@ -52,6 +52,9 @@ func (h *History) LastUse(ctx context.Context, keyHash []byte) (*KeyUse, error) 
 // findKey returns the ID of the notification that last used a key, and the hash of its body. The ID is
 // uuid.Nil if there is none.
 func (h *History) findKey(ctx context.Context, keyHash []byte) (id uuid.UUID, bodyHash []byte, err error) {
+	if h.entries != nil {
+		return h.findKeyInLog(ctx, keyHash)
+	}
 	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return uuid.Nil, nil, err

@@ -21,12 +21,26 @@ func (n *notifier) notify(batch []*message) {
 	defer n.mu.Unlock()
 	for _, m := range batch {
 		for _, app := range [...]string{m.app, ""} {
-			n.lastSeq[app] = max(n.lastSeq[app], m.seq)
-			if ch, ok := n.waiters[app]; ok {
-				close(ch)
-				delete(n.waiters, app)
-			}
+			n.announce(app, m.seq)
 		}
+	}
+}
+
+// notifyApps announces a stored message with events of these apps.
+func (n *notifier) notifyApps(seq uint64, apps []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, app := range apps {
+		n.announce(app, seq)
+	}
+	n.announce("", seq)
+}
+
+func (n *notifier) announce(app string, seq uint64) {
+	n.lastSeq[app] = max(n.lastSeq[app], seq)
+	if ch, ok := n.waiters[app]; ok {
+		close(ch)
+		delete(n.waiters, app)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/record"
 )
 
 // overlay holds the events that are not in the index yet: those received from the stream but not
@@ -69,6 +70,28 @@ func (o *overlay) receive(seq uint64, headers []*eventHeader) {
 		}
 	}
 	o.advance(seq)
+}
+
+// stored removes the pending events that are records of a stored message of a log.
+func (o *overlay) stored(m *jetstream.Message) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.pending) == 0 {
+		return
+	}
+	for _, r := range m.Records {
+		if !record.IsRecord(r.Data) {
+			continue
+		}
+		h, err := record.ParseHeader(r.Data)
+		if err != nil {
+			continue
+		}
+		i := slices.IndexFunc(o.pending[h.ID], func(hdr *eventHeader) bool { return string(hdr.text) == string(r.Data) })
+		if i >= 0 {
+			o.remove(o.pending, o.pending[h.ID][i])
+		}
+	}
 }
 
 // parse returns the header of an event of the stream. For a pending event it copies the existing

@@ -32,7 +32,7 @@ func (h panickingHandler) Handle(_ context.Context, r slog.Record) error {
 // TestIndexContinuesAfterPanic panics while the stream is read. The stream is read again, and every event
 // is found once.
 func TestIndexContinuesAfterPanic(t *testing.T) {
-	f := newFixture(t)
+	f := newStreamFixture(t) // a log has no other writer
 	var panicked atomic.Int64
 	h := f.openWith(history.Config{Logger: slog.New(panickingHandler{slog.DiscardHandler, &panicked})})
 	before, after := newID(), newID()

@@ -86,7 +86,7 @@ func randomEvents(random *rand.Rand, events int) []push.Event {
 func TestIndexIsDeterministic(t *testing.T) {
 	for seed := range uint64(3) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		f := newFixture(t)
+		f := newStreamFixture(t)
 		live := f.open()
 		for events := randomEvents(random, 250); len(events) > 0; {
 			n := min(len(events), 1+random.IntN(12))
@@ -115,7 +115,7 @@ func TestIndexIsDeterministic(t *testing.T) {
 }
 
 func TestDamagedIndexIsRebuilt(t *testing.T) {
-	f := newFixture(t)
+	f := newStreamFixture(t)
 	h := f.open()
 	var ids []string
 	for range 40 {
@@ -189,7 +189,7 @@ func TestIndexOfOtherStreamIsRebuilt(t *testing.T) {
 }
 
 func TestIndexOfOtherVersionIsRebuilt(t *testing.T) {
-	f := newFixture(t)
+	f := newStreamFixture(t)
 	h := f.open()
 	known := newID()
 	h.appendEvents(lifecycle(known)...)
@@ -215,7 +215,7 @@ func TestIndexIsForItsOwnerOnly(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("files have no modes")
 	}
-	f := newFixture(t)
+	f := newStreamFixture(t)
 	if err := os.Chmod(f.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

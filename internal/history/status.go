@@ -18,6 +18,9 @@ type Status struct {
 
 // Status returns the current status.
 func (h *History) Status() Status {
+	if h.entries != nil {
+		return Status{Events: h.counters.received.Load(), IndexRebuilds: h.counters.indexRebuilds.Load(), CaughtUp: true}
+	}
 	newest, committed := h.counters.newest.Load(), h.counters.committed.Load()
 	return Status{
 		Events: h.counters.received.Load(), Lost: h.counters.lost.Load(), IndexRebuilds: h.counters.indexRebuilds.Load(),

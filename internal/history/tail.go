@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -35,6 +38,22 @@ type message struct {
 	app     string
 	body    []byte
 	headers []*eventHeader
+
+	fromLog map[int][]byte // in a feed: the records of its app by index, instead of body
+}
+
+// items returns the items with their indexes, in order.
+func (m *message) items() iter.Seq2[int, []byte] {
+	if m.fromLog == nil {
+		return jetstream.Items(m.body)
+	}
+	return func(yield func(int, []byte) bool) {
+		for _, i := range slices.Sorted(maps.Keys(m.fromLog)) {
+			if !yield(i, m.fromLog[i]) {
+				return
+			}
+		}
+	}
 }
 
 // follow copies the stream to the overlay and the index, until ctx ends or an error occurs.

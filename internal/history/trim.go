@@ -26,17 +26,11 @@ func (h *History) Trim(ctx context.Context, before time.Time) (trimmed bool, err
 		return false, nil
 	}
 	end := state.FirstSeq + (state.LastSeq-state.FirstSeq)/trimFraction + 1 // the first message that stays
-	for from := state.FirstSeq + 1; from < end; {
-		middle := from + (end-from)/2
-		at, err := h.storedAt(ctx, middle)
-		if err != nil {
-			return false, err
-		}
-		if at.Before(before) {
-			from = middle + 1
-		} else {
-			end = middle
-		}
+	if end, err = h.firstSince(ctx, before, state.FirstSeq+1, end); err != nil {
+		return false, err
+	}
+	if h.cfg.Log != nil {
+		return h.deleteBefore(ctx, end)
 	}
 	if err := h.stream.Purge(ctx, natsjs.WithPurgeSequence(end)); err != nil {
 		return false, fmt.Errorf("history: %w", err)
@@ -46,6 +40,24 @@ func (h *History) Trim(ctx context.Context, before time.Time) (trimmed bool, err
 	default:
 	}
 	return true, nil
+}
+
+// firstSince returns the first message from one sequence on, and before another, that was stored at a
+// time or later, or the other.
+func (h *History) firstSince(ctx context.Context, since time.Time, from, end uint64) (uint64, error) {
+	for from < end {
+		middle := from + (end-from)/2
+		at, err := h.storedAt(ctx, middle)
+		if err != nil {
+			return 0, err
+		}
+		if at.Before(since) {
+			from = middle + 1
+		} else {
+			end = middle
+		}
+	}
+	return end, nil
 }
 
 // storedAt returns when a message, or the next one after it, was stored. It returns the current time if

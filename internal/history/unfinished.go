@@ -25,6 +25,9 @@ const (
 
 // LastSeq returns the sequence of the last message in the stream. It works before Run.
 func (h *History) LastSeq(ctx context.Context) (uint64, error) {
+	if h.cfg.Log != nil {
+		return h.cfg.Log.LastSeq(), nil
+	}
 	info, err := h.streamInfo(ctx)
 	if err != nil {
 		return 0, err
@@ -36,6 +39,9 @@ func (h *History) LastSeq(ctx context.Context) (uint64, error) {
 // to message seq, in ascending order. Some may have ended meanwhile. It reads the overlay before the
 // index, so that it misses none.
 func (h *History) Unfinished(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
+	if h.entries != nil {
+		return h.unfinishedInLog(ctx, seq)
+	}
 	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return nil, err

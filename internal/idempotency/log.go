@@ -238,16 +238,19 @@ func (l *Log) endInDoubt(ctx context.Context, n *push.Notification, use *Use) (*
 	return &r, nil
 }
 
-// release ends a request. Those that wait for it then find the events that it appended. In the
-// cluster the key is released when these events are written, and when it is known whether the
-// notification is in the queue: another gateway cannot find out whether a waiting one will be sent.
+// release ends a request when it is known whether its notification is in the queue. Those that wait for
+// it then find the events that it appended. In the cluster they wait for the lease of the key instead.
+// It is released when these events are written, too: another gateway cannot find out whether a waiting
+// notification will be sent.
 func (l *Log) release(own *request, lease *jetstream.Lease) {
-	l.requests.end(own, nil)
-	if lease != nil {
-		l.cfg.Queue.AfterResolved(own.n.ID, func() {
-			l.cfg.History.AfterWrites(func() { l.queueRelease(lease) })
-		})
+	if lease == nil {
+		l.cfg.Queue.AfterResolved(own.n.ID, func() { l.requests.end(own, nil) })
+		return
 	}
+	l.requests.end(own, nil)
+	l.cfg.Queue.AfterResolved(own.n.ID, func() {
+		l.cfg.History.AfterWrites(func() { l.queueRelease(lease) })
+	})
 }
 
 // queueRelease queues a lease, which need not be held, for its release.
