@@ -79,9 +79,10 @@ var packages = map[string]packageRule{
 	"internal/jetstream/jetstreamtest": {layer: 2, mayImport: []string{"internal/jetstream", "internal/sleep", "internal/subprocess"}},
 	"internal/idempotency":             {layer: 2, mayImport: []string{"internal/jetstream", "push"}, why: "it calls the history and the queue through interfaces of its own"},
 	"internal/quotalease":              {layer: 2, mayImport: []string{"internal/jetstream", "internal/panics"}, why: "it sets rate limits through an interface of its own"},
-	"internal/audit":                   {layer: 2, mayImport: []string{"internal/jetstream", "push"}, why: "it must not share code with the packages that it audits"},
-	"internal/queue":                   {layer: 2, mayImport: []string{"internal/jetstream", "internal/jsonobj", "internal/panics", "internal/sleep", "push"}},
-	"internal/history":                 {layer: 2, mayImport: []string{"internal/jetstream", "internal/panics", "push"}, why: "the queue calls it through an interface of its own"},
+	"internal/audit":                   {layer: 2, mayImport: []string{"internal/jetstream", "internal/record", "push"}, why: "it must not share code with the packages that it audits"},
+	"internal/record":                  {layer: 1, mayImport: []string{"push"}},
+	"internal/queue":                   {layer: 2, mayImport: []string{"internal/jetstream", "internal/jsonobj", "internal/panics", "internal/record", "internal/sleep", "push"}},
+	"internal/history":                 {layer: 2, mayImport: []string{"internal/jetstream", "internal/panics", "internal/record", "push"}, why: "the queue calls it through an interface of its own"},
 	"internal/delivery":                {layer: 2, mayImport: []string{"internal/fairqueue", "internal/sleep", "push", "wire", "pool", "retry", "quota"}},
 
 	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/loglimit", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},

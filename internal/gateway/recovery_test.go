@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
@@ -28,22 +30,37 @@ import (
 // is accepted and its task.
 func interruptAccept(t *testing.T, dir, key, body string) (id string) {
 	t.Helper()
-	return interruptCall(t, dir, key, body, push.StatusQueued)
+	return interruptCall(t, dir, key, body, push.StatusQueued, false)
 }
 
-// interruptCall leaves the queue in dir as a gateway that died after the first event of a notification.
-func interruptCall(t *testing.T, dir, key, body string, status push.Status) (id string) {
+// interruptCall leaves the queue in dir as a gateway that died after the first event of a notification: one
+// with a log, or one of an earlier version.
+func interruptCall(t *testing.T, dir, key, body string, status push.Status, onLog bool) (id string) {
 	t.Helper()
 	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: filepath.Join(dir, "engine")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := history.Open(t.Context(), history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, logEnded := make(chan error, 1), make(chan error, 1)
+	var log *jetstream.Log
+	if onLog {
+		if log, err = history.OpenLog(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		go func() { logEnded <- log.Run(ctx) }()
+	} else {
+		logEnded <- nil
+		for _, name := range queue.Streams() {
+			if _, err := e.Stream(t.Context(), natsjs.StreamConfig{Name: name, Subjects: []string{name}, Retention: natsjs.WorkQueuePolicy}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	h, err := history.Open(t.Context(), history.Config{Engine: e, Log: log, Dir: filepath.Join(dir, "index")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
 	go func() { ended <- h.Run(ctx) }()
 	keyHash, bodyHash := sha256.Sum256([]byte("shop\x00"+key)), sha256.Sum256([]byte(body))
 	id = uuid.Must(uuid.NewV7()).String()
@@ -53,7 +70,7 @@ func interruptCall(t *testing.T, dir, key, body string, status push.Status) (id 
 		t.Fatal(err)
 	}
 	cancel()
-	for _, err := range []error{testwait.For(t, ended, "the end"), h.Close(), e.Close()} {
+	for _, err := range []error{testwait.For(t, ended, "the end"), testwait.For(t, logEnded, "the end of the log"), h.Close(), e.Close()} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,11 +115,15 @@ func TestInterruptedCallCanBeRepeated(t *testing.T) {
 // notification has ended in lookups, the feed, the webhook and the audit. A repeated call gets its receipt,
 // or is sent if the body allows it.
 func TestInterruptedSendIsEnded(t *testing.T) {
-	for onUnknown, repeated := range map[string]bool{"never": false, "always": true} {
-		t.Run(onUnknown, func(t *testing.T) {
+	for _, test := range []struct {
+		onUnknown       string
+		repeated, onLog bool
+	}{{"never", false, false}, {"always", true, false}, {"never", false, true}, {"always", true, true}} {
+		onUnknown, repeated := test.onUnknown, test.repeated
+		t.Run(fmt.Sprintf("%s, with a log: %t", onUnknown, test.onLog), func(t *testing.T) {
 			s, dir, receiver := newMockEnv(t), t.TempDir(), newWebhookReceiver(t)
 			body := strings.TrimSuffix(apnsNotification(deviceToken), "}") + fmt.Sprintf(`,"on_unknown":%q}`, onUnknown)
-			interrupted := interruptCall(t, dir, "k", body, push.StatusSending)
+			interrupted := interruptCall(t, dir, "k", body, push.StatusSending, test.onLog)
 			text := s.webhookConfig(dir, receiver.block(t, "ends", ""))
 			h := s.start(t, text)
 			if r := h.waitStatus(interrupted, "unknown"); r["reason"] != "IN_DOUBT" {
@@ -146,7 +167,7 @@ func TestNotificationLostOnDiskIsReported(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := filepath.Glob(filepath.Join(dir, "engine", "jetstream", "*", "streams", "SLUICE_LATER", "msgs", "*.blk"))
+	blocks, err := filepath.Glob(filepath.Join(dir, "engine", "jetstream", "*", "streams", history.Stream, "msgs", "*.blk"))
 	if err != nil || len(blocks) != 1 {
 		t.Fatal(blocks, err)
 	}

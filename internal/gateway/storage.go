@@ -44,6 +44,7 @@ type storage struct {
 	*history.History                  // nil before open
 	keys             *idempotency.Log // nil before open
 	engine           *jetstream.Engine
+	eventLog         *jetstream.Log // nil before open, and with a cluster
 	log              *slog.Logger
 	idempotencyTTL   time.Duration
 	quotaLease       *quotalease.Member // nil before open, and without a cluster
@@ -55,12 +56,13 @@ type storage struct {
 
 	sending     *tasks // of the queue
 	delivering  *tasks // of the webhooks
+	writing     *tasks // of the log
 	backend     *tasks // of the engine, history, keys and quota leases
 	checkpoints checkpointStore
 }
 
 func newStorage() *storage {
-	return &storage{sending: newTasks(), delivering: newTasks(), backend: newTasks()}
+	return &storage{sending: newTasks(), delivering: newTasks(), writing: newTasks(), backend: newTasks()}
 }
 
 // hasQueue reports whether the configuration has a queue.
@@ -94,15 +96,18 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	if st.engine, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return err
 	}
+	if err := st.openLog(ctx); err != nil {
+		return errors.Join(err, st.engine.Close())
+	}
 	st.History, err = history.Open(ctx, history.Config{
-		Engine: st.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
+		Engine: st.engine, Log: st.eventLog, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, st.engine.Close())
 	}
 	settleTime := max(2*time.Minute, cfg.Limits.SendTimeout+time.Minute)
 	st.Queue, err = queue.Open(ctx, queue.Config{
-		Engine: st.engine, Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
+		Engine: st.engine, Log: st.queueLog(), Checkpoint: checkpointFile(cfg), Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
 		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, SettleTime: settleTime, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err == nil {
@@ -115,6 +120,30 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	st.quotaLease = newQuotaLease(st.engine, cfg.Quota.Shared, log)
 	st.opened.Store(true)
 	return nil
+}
+
+// openLog opens the log of an embedded engine, which the history and the queue share.
+func (st *storage) openLog(ctx context.Context) (err error) {
+	if st.engine.Embedded() {
+		st.eventLog, err = history.OpenLog(ctx, st.engine)
+	}
+	return err
+}
+
+// checkpointFile returns the file for the state of the queue, which only an embedded engine needs.
+func checkpointFile(cfg *config.Config) string {
+	if cfg.Queue.Dir == "" {
+		return ""
+	}
+	return filepath.Join(string(cfg.Queue.Dir), "queue.checkpoint")
+}
+
+// queueLog returns the log for the queue, or nil.
+func (st *storage) queueLog() queue.Log {
+	if st.eventLog == nil {
+		return nil
+	}
+	return st.eventLog
 }
 
 // idempotencyDomain identifies the gateways that share Idempotency-Keys with this one. It is empty
@@ -154,6 +183,9 @@ func (st *storage) run() {
 	st.backend.start(func(context.Context) error {
 		return panics.Restart(historyEnded, st.log, "release of Idempotency-Keys", st.keys.Run)
 	})
+	if st.eventLog != nil {
+		st.writing.start(st.eventLog.Run)
+	}
 	if st.engine.Embedded() {
 		st.backend.start(func(ctx context.Context) error {
 			return panics.Restart(ctx, st.log, "deletion of old events", st.trimHistory)
@@ -177,7 +209,7 @@ func (st *storage) stop() error {
 	if st == nil {
 		return nil
 	}
-	err := errors.Join(st.sending.end(), st.delivering.end())
+	err := errors.Join(st.sending.end(), st.delivering.end(), st.writing.end()) // writing uses the engine
 	return errors.Join(err, st.backend.end(), st.History.Close(), st.engine.Close())
 }
 
@@ -281,7 +313,7 @@ func (g *Gateway) sender() api.Sender {
 func (r recordingSender) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	if len(c.KeyHash) > 0 {
 		c.BeforeAttempt = func(attempt int) error {
-			e := newEvent(c.Notification, push.StatusSending)
+			e := newEvent(c.Notification, push.StatusSending, time.Now().UTC())
 			e.Attempt = attempt
 			if _, err := r.storage.Append(ctx, e); err != nil {
 				return fmt.Errorf("gateway: %w", err)
@@ -290,38 +322,40 @@ func (r recordingSender) Send(ctx context.Context, c *push.Call) *push.Receipt {
 		}
 	}
 	receipt := r.Gateway.Send(ctx, c)
-	r.record(ctx, c.Notification, receipt)
+	r.record(ctx, []*push.Call{c})
 	return receipt
 }
 
 // SendAll sends calls without an Idempotency-Key and records their results.
 func (r recordingSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	r.Gateway.SendAll(ctx, calls, func(calls []*push.Call) {
-		for _, c := range calls {
-			r.record(ctx, c.Notification, &c.Receipt)
-		}
+		r.record(ctx, calls)
 		ended(calls)
 	})
 }
 
-// record records the result of n in the history.
-func (r recordingSender) record(ctx context.Context, n *push.Notification, receipt *push.Receipt) {
-	e := newEvent(n, receipt.Status())
-	e.Receipt = receipt
-	if receipt.Status() == push.StatusUnregistered {
-		e.Target = &n.Target
+// record records the results of calls in the history.
+func (r recordingSender) record(ctx context.Context, calls []*push.Call) {
+	events, now := make([]push.Event, len(calls)), time.Now().UTC()
+	for i, c := range calls {
+		e := &events[i]
+		*e = newEvent(c.Notification, c.Receipt.Status(), now)
+		e.Receipt = &c.Receipt
+		if e.Status == push.StatusUnregistered {
+			e.Target = &c.Target
+		}
 	}
-	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
+	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), events...); err != nil {
 		if skipped, ok := r.storage.notRecorded.Allow(); ok {
-			r.log.Warn("result not recorded in the history", "app", n.App, "err", err, "not_logged", skipped)
+			r.log.Warn("result not recorded in the history", "app", calls[0].App, "err", err, "not_logged", skipped)
 		}
 	}
 }
 
 // newEvent returns the event that n has reached a status.
-func newEvent(n *push.Notification, status push.Status) push.Event {
+func newEvent(n *push.Notification, status push.Status, at time.Time) push.Event {
 	return push.Event{
-		ID: n.ID, App: n.App, At: time.Now().UTC(), Status: status, Platform: n.Platform, Lane: n.EffectiveLane(),
+		ID: n.ID, App: n.App, At: at, Status: status, Platform: n.Platform, Lane: n.EffectiveLane(),
 		KeyHash: n.KeyHash, BodyHash: n.BodyHash,
 	}
 }

@@ -25,7 +25,7 @@ const acceptTimeout = time.Minute
 // Accept writes the events that the notifications are accepted, with their Idempotency-Keys, before
 // their tasks. So every task has its event and its key in the journal, whenever the process dies. An
 // event whose task was not written is ended by resolve or recover.
-func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
+func (q *clusterQueue) Accept(ctx context.Context, ns []*push.Notification) []error {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
 	defer cancel()
 	errs := make([]error, len(ns))
@@ -62,7 +62,7 @@ type group struct {
 
 // groupByDestination groups the notifications by subject, and sets the errors of those that cannot
 // be accepted.
-func (q *Queue) groupByDestination(ns []*push.Notification, errs []error) map[destination]*group {
+func (q *clusterQueue) groupByDestination(ns []*push.Notification, errs []error) map[destination]*group {
 	groups := map[destination]*group{}
 	var g *group // of the previous notification; usually the next one has the same destination
 	for i, n := range ns {
@@ -87,20 +87,28 @@ func (q *Queue) groupByDestination(ns []*push.Notification, errs []error) map[de
 const reasonTooFarAhead = "TooFarAhead"
 
 // prepare checks whether t can be accepted, and encodes it.
-func (q *Queue) prepare(t *task) ([]byte, error) {
-	if err := q.cfg.Sender.Check(t.Notification); err != nil {
+func (q *clusterQueue) prepare(t *task) ([]byte, error) {
+	if err := q.cfg.check(t.Notification); err != nil {
 		return nil, err
-	}
-	if ahead := q.cfg.MaxDelay; ahead > 0 && t.Due.Sub(t.AcceptedAt) > ahead {
-		return nil, &push.FieldError{Field: "send_at", Reason: reasonTooFarAhead,
-			Allowed: fmt.Sprintf("at most %s ahead, the retention of the history (history.max_age)", ahead)}
 	}
 	return t.encode()
 }
 
+// check returns why n cannot be accepted, or nil.
+func (c *Config) check(n *push.Notification) error {
+	if err := c.Sender.Check(n); err != nil {
+		return err
+	}
+	if c.MaxDelay > 0 && n.SendAt.Sub(n.AcceptedAt) > c.MaxDelay {
+		return &push.FieldError{Field: "send_at", Reason: reasonTooFarAhead,
+			Allowed: fmt.Sprintf("at most %s ahead, the retention of the history (history.max_age)", c.MaxDelay)}
+	}
+	return nil
+}
+
 // recordAccepted appends the events that the tasks are accepted. It sets the errors and returns false
 // if it fails.
-func (q *Queue) recordAccepted(ctx context.Context, groups map[destination]*group, errs []error) bool {
+func (q *clusterQueue) recordAccepted(ctx context.Context, groups map[destination]*group, errs []error) bool {
 	var events []push.Event
 	now := time.Now().UTC()
 	for _, g := range groups {
@@ -124,7 +132,7 @@ func (q *Queue) recordAccepted(ctx context.Context, groups map[destination]*grou
 	return false
 }
 
-func (q *Queue) appendGroup(ctx context.Context, g *group, errs []error) {
+func (q *clusterQueue) appendGroup(ctx context.Context, g *group, errs []error) {
 	handle := q.handle(g.destination.partition)
 	before := [...]uint64{q.tasks.lastSeq.Load(), q.scheduled.lastSeq.Load()}
 	offsets := make([]jetstream.Offset, len(g.tasks)) // after a panic, none is known to be stored

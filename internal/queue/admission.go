@@ -62,10 +62,10 @@ func (s *streamHandle) readSize(ctx context.Context) {
 }
 
 // Ready returns why no notification can be accepted now, or nil.
-func (q *Queue) Ready() error { return q.admitBytes(context.Background(), 0) }
+func (q *clusterQueue) Ready() error { return q.admitBytes(context.Background(), 0) }
 
 // admitBytes returns why tasks of this size cannot be accepted now, or nil.
-func (q *Queue) admitBytes(ctx context.Context, bytes int64) error {
+func (q *clusterQueue) admitBytes(ctx context.Context, bytes int64) error {
 	if !q.cfg.Engine.Embedded() {
 		return q.cfg.Engine.Writable()
 	}
@@ -79,17 +79,17 @@ const perTask = 2 << 10
 
 // committed estimates how many bytes tasks with this total size will still write: perTask for each, and
 // a copy when it is due or rescheduled.
-func (q *Queue) committed(bytes int64) int64 { return bytes + bytes/q.averageSize()*perTask }
+func (q *clusterQueue) committed(bytes int64) int64 { return bytes + bytes/q.averageSize()*perTask }
 
 // averageSize returns the average size of a task.
-func (q *Queue) averageSize() int64 {
+func (q *clusterQueue) averageSize() int64 {
 	const assumed = 400 // before any task is known
 	count := q.seenTasks.Load()
 	return (q.seenBytes.Load() + assumed) / (count + 1)
 }
 
 // see counts tasks for averageSize.
-func (q *Queue) see(tasks, bytes int) {
+func (q *clusterQueue) see(tasks, bytes int) {
 	q.seenTasks.Add(int64(tasks))
 	q.seenBytes.Add(int64(bytes))
 }
@@ -106,7 +106,7 @@ func (s *streamHandle) used(ctx context.Context) int64 {
 
 // admit reserves space for the tasks of the groups. It removes the groups for which there is no space
 // and sets their errors. The caller calls done when all groups are written.
-func (q *Queue) admit(ctx context.Context, groups map[destination]*group, errs []error) (done func()) {
+func (q *clusterQueue) admit(ctx context.Context, groups map[destination]*group, errs []error) (done func()) {
 	var reservations []func()
 	for d, g := range groups {
 		err := q.admitBytes(ctx, g.size())

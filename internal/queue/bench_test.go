@@ -20,27 +20,24 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// discardJournal is a journal that drops events.
-type discardJournal struct{ *memoryJournal }
-
-func (discardJournal) Append(context.Context, ...push.Event) (jetstream.Offset, error) {
-	return jetstream.Offset{}, nil
-}
-
-// openBench opens a queue with the history or with a discardJournal. indexed waits until the
-// history has indexed this number of events.
+// openBench opens a queue on a log, with the history or with a journal in memory. indexed waits until
+// the history has indexed this number of events.
 func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
 	b.Helper()
 	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
 	if err != nil {
 		b.Fatal(err)
 	}
+	log, err := history.OpenLog(b.Context(), e)
+	if err != nil {
+		b.Fatal(err)
+	}
 	var running sync.WaitGroup
 	historyCtx, stopHistory := context.WithCancel(context.Background())
-	var j queue.Journal = discardJournal{newMemoryJournal()}
+	var j queue.Journal = newMemoryJournal()
 	indexed = func(int) {}
 	if withHistory {
-		hist, err := history.Open(b.Context(), history.Config{Engine: e, Dir: b.TempDir()})
+		hist, err := history.Open(b.Context(), history.Config{Engine: e, Log: log, Dir: b.TempDir()})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -48,7 +45,8 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 		j = historyJournal{hist}
 		indexed = func(events int) { waitIndexed(hist, events) }
 	}
-	q, err = queue.Open(b.Context(), queue.Config{Engine: e, Journal: j, Sender: s, MaxBytes: 1 << 40})
+	running.Go(func() { _ = log.Run(historyCtx) })
+	q, err = queue.Open(b.Context(), queue.Config{Engine: e, Log: log, Journal: j, Sender: s, MaxBytes: 1 << 40})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -205,11 +203,26 @@ func (*instantSender) Check(*push.Notification) error { return nil }
 
 func (s *instantSender) Send(_ context.Context, n *push.Call) *push.Receipt {
 	defer s.ended.Done()
-	r := &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+	r := &n.Receipt
+	*r = push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 	if n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 	}
 	return r
+}
+
+func (s *instantSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	errs := calls[0].BeforeRun(calls)
+	for i, c := range calls {
+		c.BeforeAttempt = func(int) error {
+			if errs == nil {
+				return nil
+			}
+			return errs[i]
+		}
+		s.Send(ctx, c)
+	}
+	ended(calls)
 }
 
 // BenchmarkDelivery measures the whole path with the history: accept in batches of 100, record the

@@ -15,7 +15,7 @@ import (
 // is not cancelled if another event, such as an attempt, came first in the journal. The error is
 // push.ErrNotFound if the app has no such notification; after any other error it may or may not be
 // cancelled.
-func (q *Queue) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
+func (q *clusterQueue) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
 	receipt, err := q.cfg.Journal.Receipt(ctx, app, id)
 	if errors.Is(err, push.ErrNotFound) { // another gateway may have accepted it recently
 		if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {

@@ -115,7 +115,7 @@ func othersAttempt(t *testing.T, onUnknown push.OnUnknown, settleTime time.Durat
 	if _, err := j.Append(t.Context(), sending); err != nil {
 		t.Fatal(err)
 	}
-	return openQueueWith(t, engineConfig, j, j.memoryJournal, newFakeSender(), queue.Config{SettleTime: settleTime}), n, j.read
+	return openQueueOn(t, engineConfig, false, j, j.memoryJournal, newFakeSender(), queue.Config{SettleTime: settleTime}), n, j.read
 }
 
 // TestGatewayWaitsForEndOfOthersAttempt delivers a task to a gateway while another one sends it. The

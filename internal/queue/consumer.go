@@ -38,14 +38,14 @@ const (
 // consumer pulls the messages of one partition and sends their tasks. It limits the number of
 // concurrent sends.
 type consumer struct {
-	*Queue
+	*clusterQueue
 	partition    partition
 	natsConsumer natsjs.Consumer
 	slots        chan struct{} // one token for each send in progress
 }
 
 // notifyPartition signals to runConsumers that a partition may have tasks.
-func (q *Queue) notifyPartition(p partition) {
+func (q *clusterQueue) notifyPartition(p partition) {
 	q.mu.Lock()
 	_, exists := q.consumers[p]
 	q.mu.Unlock()
@@ -60,7 +60,7 @@ func (q *Queue) notifyPartition(p partition) {
 
 // runConsumers starts a consumer for every partition with tasks until ctx ends. It returns when all
 // consumers have ended.
-func (q *Queue) runConsumers(ctx, sendCtx context.Context) error {
+func (q *clusterQueue) runConsumers(ctx, sendCtx context.Context) error {
 	var group errgroup.Group
 	err := panics.Restart(ctx, q.cfg.Logger, "search for queued tasks", func(ctx context.Context) error {
 		ticker := time.NewTicker(discoverInterval)
@@ -81,7 +81,7 @@ func (q *Queue) runConsumers(ctx, sendCtx context.Context) error {
 }
 
 // discover starts a consumer for every partition in the streams.
-func (q *Queue) discover(ctx, sendCtx context.Context, group *errgroup.Group) {
+func (q *clusterQueue) discover(ctx, sendCtx context.Context, group *errgroup.Group) {
 	depth, err := q.depth(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -95,13 +95,13 @@ func (q *Queue) discover(ctx, sendCtx context.Context, group *errgroup.Group) {
 }
 
 // startConsumer starts a consumer for a partition unless there is one.
-func (q *Queue) startConsumer(ctx, sendCtx context.Context, group *errgroup.Group, p partition) {
+func (q *clusterQueue) startConsumer(ctx, sendCtx context.Context, group *errgroup.Group, p partition) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.consumers[p] != nil {
 		return
 	}
-	c := &consumer{Queue: q, partition: p, slots: make(chan struct{}, q.cfg.InFlight)}
+	c := &consumer{clusterQueue: q, partition: p, slots: make(chan struct{}, q.cfg.InFlight)}
 	q.consumers[p] = c
 	group.Go(func() error { return c.run(ctx, sendCtx) })
 }

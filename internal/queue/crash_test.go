@@ -74,6 +74,7 @@ func (j historyJournal) States(ctx context.Context, ids []string) (map[string]qu
 // crashChild is the state of the child process, and its sender.
 type crashChild struct {
 	engine   *jetstream.Engine
+	log      *jetstream.Log // nil on a cluster
 	queue    *queue.Queue
 	history  *history.History
 	claims   *idempotency.Log
@@ -121,10 +122,12 @@ func (c *crashChild) Check(*push.Notification) error { return nil }
 
 // Send records the notification as arrived. It refuses one in ten at the first attempt.
 func (c *crashChild) Send(_ context.Context, n *push.Call) *push.Receipt {
+	r := &n.Receipt
+	*r = push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 	if n.BeforeAttempt(1) != nil {
-		return &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+		return r
 	}
-	r := &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 	if c.refusesFirst(keyOf(n.Notification)) {
 		r.Outcome = push.Outcome{Verdict: push.Unavailable}
 	} else {
@@ -133,6 +136,10 @@ func (c *crashChild) Send(_ context.Context, n *push.Call) *push.Receipt {
 	time.Sleep(rand.N(2 * time.Millisecond)) // a kill in this time leaves the attempt in doubt
 	r.Attempts = []push.Attempt{{Outcome: r.Outcome}}
 	return r
+}
+
+func (c *crashChild) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	sendRun(ctx, calls, ended, c.Send)
 }
 
 func (c *crashChild) refusesFirst(key string) bool {
@@ -178,6 +185,9 @@ func runChild(dir string) error {
 	go func() { _ = c.history.Run(ctx) }()
 	go func() { _ = c.claims.Run(ctx) }()
 	go func() { _ = c.queue.Run(ctx) }()
+	if c.log != nil {
+		go func() { _ = c.log.Run(ctx) }()
+	}
 	last := os.Getenv(crashLastEnv) != ""
 	if !last {
 		for range 8 {
@@ -200,11 +210,19 @@ func (c *crashChild) open(ctx context.Context, dir string) (e *jetstream.Engine,
 	if e, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return nil, err
 	}
-	c.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	cfg := queue.Config{Engine: e, Sender: c, InFlight: crashInFlight, SettleTime: time.Second}
+	if e.Embedded() {
+		if c.log, err = history.OpenLog(ctx, e); err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
+		cfg.Log = c.log
+	}
+	c.history, err = history.Open(ctx, history.Config{Engine: e, Log: c.log, Dir: filepath.Join(dir, "index")})
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	c.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{c.history}, Sender: c, InFlight: crashInFlight, SettleTime: time.Second})
+	cfg.Journal = historyJournal{c.history}
+	c.queue, err = queue.Open(ctx, cfg)
 	if err == nil {
 		c.claims, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: e, History: keyHistory{c.history}, Queue: c.queue, ClaimTTL: 4 * time.Second})
 	}

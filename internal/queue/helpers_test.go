@@ -17,9 +17,11 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -63,11 +65,65 @@ func (m *memoryJournal) Append(_ context.Context, events ...push.Event) (jetstre
 	for _, e := range events {
 		m.seq++
 		m.events[e.ID] = append(m.events[e.ID], e)
-		m.apply(e)
+		m.applyAt(e, jetstream.Offset{Seq: m.seq})
 	}
 	close(m.changed)
 	m.changed = make(chan struct{})
 	return jetstream.Offset{Seq: m.seq}, nil
+}
+
+// observe adds the events of a stored message of a log.
+func (m *memoryJournal) observe(message *jetstream.Message) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, stored := range message.Records {
+		r, err := record.Parse(stored.Data)
+		if err != nil {
+			panic(err)
+		}
+		e := r.Event()
+		e.Cursor = fmt.Sprintf("%d.%d", message.Seq, i)
+		m.events[e.ID] = append(m.events[e.ID], e)
+		m.applyAt(e, jetstream.Offset{Seq: message.Seq, Index: i})
+	}
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// testLog is a log that asks a journal before it stores a record.
+type testLog struct {
+	*jetstream.Log
+	journal *memoryJournal
+}
+
+func (l testLog) Append(ctx context.Context, records ...jetstream.Record) ([]jetstream.Offset, error) {
+	if err := l.check(records); err != nil {
+		return nil, err
+	}
+	return l.Log.Append(ctx, records...)
+}
+
+func (l testLog) AppendAsync(ctx context.Context, records ...jetstream.Record) error {
+	if err := l.check(records); err != nil {
+		return err
+	}
+	return l.Log.AppendAsync(ctx, records...)
+}
+
+func (l testLog) check(records []jetstream.Record) error {
+	if l.journal.beforeAppend == nil {
+		return nil
+	}
+	for _, stored := range records {
+		r, err := record.Parse(stored.Data)
+		if err != nil {
+			return err
+		}
+		if err := l.journal.beforeAppend(r.Event()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *memoryJournal) LastSeq(context.Context) (uint64, error) {
@@ -95,8 +151,8 @@ func (m *memoryJournal) Events(_ context.Context, id string) ([]push.Event, erro
 	return m.eventsOf(id), nil
 }
 
-// apply updates the state as documented on queue.State. The caller holds m.mu.
-func (m *memoryJournal) apply(e push.Event) {
+// applyAt updates the state as documented on queue.State. The caller holds m.mu.
+func (m *memoryJournal) applyAt(e push.Event, at jetstream.Offset) {
 	s, waits := m.states[e.ID], e.Status == push.StatusQueued || e.Status == push.StatusScheduled
 	switch {
 	case s.Status != "" && s.Status != push.StatusQueued && s.Status != push.StatusScheduled && s.Status != push.StatusSending:
@@ -108,7 +164,7 @@ func (m *memoryJournal) apply(e push.Event) {
 	case waits && s.Status != "" && (e.Attempt == 0 || e.Attempt < s.Attempt):
 		return
 	}
-	m.states[e.ID] = queue.State{Status: e.Status, Attempt: max(s.Attempt, e.Attempt), Offset: jetstream.Offset{Seq: m.seq}}
+	m.states[e.ID] = queue.State{Status: e.Status, Attempt: max(s.Attempt, e.Attempt), Offset: at}
 }
 
 func (m *memoryJournal) WaitForSeq(context.Context, uint64) error { return nil }
@@ -147,7 +203,10 @@ func (m *memoryJournal) clone() *memoryJournal {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := newMemoryJournal()
-	c.seq, c.events, c.states = m.seq, maps.Clone(m.events), maps.Clone(m.states)
+	c.seq, c.states = m.seq, maps.Clone(m.states)
+	for id, events := range m.events {
+		c.events[id] = slices.Clip(events) // so that appending to one does not write to the other
+	}
 	return c
 }
 
@@ -236,7 +295,8 @@ func (s *fakeSender) Check(n *push.Notification) error {
 }
 
 func (s *fakeSender) Send(ctx context.Context, n *push.Call) *push.Receipt {
-	r := &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
+	r := &n.Receipt
+	*r = push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
 	if n.BeforeAttempt != nil && n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 		return r
@@ -257,6 +317,25 @@ func (s *fakeSender) Send(ctx context.Context, n *push.Call) *push.Receipt {
 	}
 	r.Attempts = []push.Attempt{{Endpoint: "192.0.2.1:443", Started: time.Now(), Outcome: r.Outcome}}
 	return r
+}
+
+// SendAll sends the calls as a run does: the first attempts together, and others alone.
+func (s *fakeSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	sendRun(ctx, calls, ended, s.Send)
+}
+
+// sendRun calls BeforeRun for calls, and then send for each, with a BeforeAttempt that has the result.
+func sendRun(ctx context.Context, calls []*push.Call, ended func([]*push.Call), send func(context.Context, *push.Call) *push.Receipt) {
+	errs := calls[0].BeforeRun(calls)
+	for i, c := range calls {
+		c.BeforeAttempt = func(int) error {
+			if errs == nil {
+				return nil
+			}
+			return errs[i]
+		}
+	}
+	push.SendEach(ctx, calls, ended, send)
 }
 
 func (s *fakeSender) begin(n *push.Notification) (attempt int) {
@@ -332,12 +411,13 @@ type fixture struct {
 	dir          string
 	engineConfig jetstream.Config
 	engine       *jetstream.Engine
+	log          *jetstream.Log // or nil
 	journal      *memoryJournal
 	sender       *fakeSender
 	stop         func() // drains the queue and closes the engine; runs at the end of the test at the latest
 }
 
-// openQueue opens and runs a queue in dir, or in the account of dir on the cluster.
+// openQueue opens and runs a queue: on a log in dir, or in the account of dir on the cluster.
 func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
 	f := openQueueAt(t, jetstreamtest.Config(t, dir), j, s, cfg)
@@ -345,45 +425,71 @@ func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg qu
 	return f
 }
 
-func openQueueAt(t testing.TB, engineConfig jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+// openSharedQueue opens and runs a queue that could be shared by several gateways, also in dir.
+func openSharedQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
-	return openQueueWith(t, engineConfig, j, j, s, cfg)
+	return openQueueOn(t, jetstreamtest.Config(t, dir), false, j, j, s, cfg)
 }
 
-// openQueueWith opens a queue with a journal that is based on j.
-func openQueueWith(t testing.TB, engineConfig jetstream.Config, journal queue.Journal, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+func openQueueAt(t testing.TB, engineConfig jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+	t.Helper()
+	return openQueueOn(t, engineConfig, engineConfig.Dir != "", j, j, s, cfg)
+}
+
+// openQueueOn opens a queue, on a log or not, with a journal that is based on j.
+func openQueueOn(t testing.TB, engineConfig jetstream.Config, onLog bool, journal queue.Journal, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
 	engineConfig.Reserve = -1
-	cfg.Journal, cfg.Sender = journal, s
+	if cfg.Journal = journal; cfg.Sender == nil {
+		cfg.Sender = s
+	}
 	var q *queue.Queue
+	var log *jetstream.Log
 	jetstreamtest.Retry(t, engineConfig, func() (err error) {
 		if cfg.Engine, err = jetstream.Open(t.Context(), engineConfig); err != nil {
 			return err
+		}
+		if onLog {
+			if log, err = history.OpenLog(t.Context(), cfg.Engine); err != nil {
+				return errors.Join(err, cfg.Engine.Close())
+			}
+			log.Observe(j.observe)
+			cfg.Log = testLog{log, j}
 		}
 		if q, err = queue.Open(t.Context(), cfg); err != nil {
 			return errors.Join(err, cfg.Engine.Close())
 		}
 		return nil
 	})
-	f := runQueue(t, cfg.Engine, q, j, s)
+	f := runQueue(t, cfg.Engine, log, q, j, s)
 	f.engineConfig = engineConfig
 	return f
 }
 
-// runQueue runs q until stop is called or the test ends.
-func runQueue(t testing.TB, e *jetstream.Engine, q *queue.Queue, j *memoryJournal, s *fakeSender) *fixture {
+// runQueue runs q until stop is called or the test ends. log may be nil.
+func runQueue(t testing.TB, e *jetstream.Engine, log *jetstream.Log, q *queue.Queue, j *memoryJournal, s *fakeSender) *fixture {
 	ctx, stop := context.WithCancel(context.Background())
-	f := &fixture{Queue: q, engine: e, journal: j, sender: s}
-	var running sync.WaitGroup
+	logCtx, stopLog := context.WithCancel(context.Background())
+	f := &fixture{Queue: q, engine: e, log: log, journal: j, sender: s}
+	var running, writing sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })
 	running.Go(func() {
 		if err := q.Run(ctx); err != nil {
 			t.Error(err)
 		}
 	})
+	if log != nil {
+		writing.Go(func() {
+			if err := log.Run(logCtx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	f.stop = sync.OnceFunc(func() {
 		stop()
 		running.Wait()
+		stopLog()
+		writing.Wait()
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}

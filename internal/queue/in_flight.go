@@ -73,7 +73,7 @@ func (s *inFlightSet) latestAll() []natsjs.Msg {
 
 // sendInProgress resets the acknowledgement timer of all messages in flight, at an interval, until
 // drained is closed.
-func (q *Queue) sendInProgress(drained <-chan struct{}) {
+func (q *clusterQueue) sendInProgress(drained <-chan struct{}) {
 	ticker := time.NewTicker(inProgressInterval)
 	defer ticker.Stop()
 	for {

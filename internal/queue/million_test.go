@@ -34,11 +34,15 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hist, err := history.Open(t.Context(), history.Config{Engine: e, Dir: t.TempDir()})
+	log, err := history.OpenLog(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Journal: historyJournal{hist}, Sender: newFakeSender()})
+	hist, err := history.Open(t.Context(), history.Config{Engine: e, Log: log, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Log: log, Journal: historyJournal{hist}, Sender: newFakeSender()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +55,7 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	var running, accepting sync.WaitGroup
 	running.Go(func() { _ = q.Run(ctx) })
 	running.Go(func() { _ = hist.Run(ctx) })
+	running.Go(func() { _ = log.Run(ctx) })
 	batches := make(chan int)
 	for range 4 {
 		accepting.Go(func() {

@@ -52,6 +52,10 @@ func (s panickingSender) Send(ctx context.Context, n *push.Call) *push.Receipt {
 	return s.fakeSender.Send(ctx, n)
 }
 
+func (s panickingSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, s.Send)
+}
+
 // TestPanicCountsAsUnknownAttempt sends notifications whose attempts panic each time. Each ends as after
 // unknown results, the audit is clean, and those of another app are sent.
 func TestPanicCountsAsUnknownAttempt(t *testing.T) {
@@ -66,24 +70,31 @@ func TestPanicCountsAsUnknownAttempt(t *testing.T) {
 		return push.Outcome{Verdict: push.Accepted}
 	}
 	var e *jetstream.Engine
+	var log *jetstream.Log
 	var h *history.History
 	var q *queue.Queue
 	jetstreamtest.Retry(t, engineConfig, func() (err error) {
 		if e, err = jetstream.Open(t.Context(), engineConfig); err != nil {
 			return err
 		}
-		if h, err = history.Open(t.Context(), history.Config{Engine: e}); err != nil {
+		cfg := queue.Config{Engine: e, InFlight: 1, Sender: panickingSender{s}, Logger: slog.New(slog.NewTextHandler(text, nil))} // each is logged
+		if e.Embedded() {
+			if log, err = history.OpenLog(t.Context(), e); err != nil {
+				return errors.Join(err, e.Close())
+			}
+			cfg.Log = log
+		}
+		if h, err = history.Open(t.Context(), history.Config{Engine: e, Log: log}); err != nil {
 			return errors.Join(err, e.Close())
 		}
-		q, err = queue.Open(t.Context(), queue.Config{
-			Engine: e, Sender: panickingSender{s}, Journal: historyJournal{h}, Logger: slog.New(slog.NewTextHandler(text, nil)),
-		})
+		cfg.Journal = historyJournal{h}
+		q, err = queue.Open(t.Context(), cfg)
 		return err
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	historyEnded := make(chan error, 1)
 	go func() { historyEnded <- h.Run(ctx) }()
-	f := runQueue(t, e, q, nil, s)
+	f := runQueue(t, e, log, q, nil, s)
 	t.Cleanup(func() { // before the engine is closed
 		f.Drain()
 		cancel()
@@ -122,8 +133,8 @@ func TestPanicCountsAsUnknownAttempt(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	if log := text.String(); strings.Count(log, "background task panicked") != 4 || !strings.Contains(log, "panic_test.go") || strings.Contains(log, "SECRET") {
-		t.Errorf("log: %s", log)
+	if text := text.String(); strings.Count(text, "background task panicked") != 4 || !strings.Contains(text, "panic_test.go") || strings.Contains(text, "SECRET") {
+		t.Errorf("log: %s", text)
 	}
 	var report *audit.Report
 	testwait.Until(t, func() bool { // the task of the last end is acknowledged after the end
@@ -176,7 +187,7 @@ func TestMessageThatPanicsIsRedeliveredLater(t *testing.T) {
 	poison, later, other := newNotification("shop"), newNotification("shop"), newNotification("news")
 	m, s := newMemoryJournal(), newFakeSender()
 	j := &panickingJournal{memoryJournal: m, states: poison.ID, end: other.ID}
-	f := openQueueWith(t, jetstreamtest.Config(t, t.TempDir()), j, m, s, queue.Config{})
+	f := openQueueOn(t, jetstreamtest.Config(t, t.TempDir()), false, j, m, s, queue.Config{})
 	f.accept(t, poison)
 	f.accept(t, other)
 	m.waitEnded(t, other) // its end was recorded after a panic

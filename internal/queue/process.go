@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -118,6 +119,10 @@ func (c *consumer) loadStates(ctx context.Context, latest bool, tasks []*task) m
 // retryUntilDone calls do until it succeeds or ctx ends, and reports whether it succeeded. It logs
 // the first failure.
 func (c *consumer) retryUntilDone(ctx context.Context, problem string, do func() error) (done bool) {
+	return retryUntilDone(ctx, c.cfg.Logger.With("app", c.partition.app), problem, do)
+}
+
+func retryUntilDone(ctx context.Context, log *slog.Logger, problem string, do func() error) (done bool) {
 	for warned := false; ; warned = true {
 		err := do()
 		if err == nil {
@@ -127,7 +132,7 @@ func (c *consumer) retryUntilDone(ctx context.Context, problem string, do func()
 			return false
 		}
 		if !warned {
-			c.cfg.Logger.Warn(problem, "app", c.partition.app, "err", err)
+			log.Warn(problem, "err", err)
 		}
 		if !sleep.For(ctx, retryInterval) {
 			return false
@@ -197,7 +202,7 @@ func (c *consumer) sendTask(ctx context.Context, t *task, s State) bool {
 			latest = s.Offset
 			continue
 		case othersAttempt && !(t.Notification.MayRetryUnknown() && t.Notification.MayRetry(s.Attempt)):
-			return c.recordEnd(ctx, t, c.inDoubtReceipt(t))
+			return c.recordEnd(ctx, t, inDoubtReceipt(t))
 		}
 		receipt, begun, err := c.attempt(ctx, t, s.Attempt)
 		switch {
@@ -237,18 +242,18 @@ func (c *consumer) reloadState(ctx context.Context, t *task, s *State) bool {
 	return true
 }
 
-func (c *consumer) inDoubtReceipt(t *task) push.Receipt {
+func inDoubtReceipt(t *task) push.Receipt {
 	return push.Receipt{ID: t.ID, Attempts: t.priorAttempts(), Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}}
 }
 
-// attempt sends t once; counted is the number of attempts in the journal. It returns the receipt
+// attempt sends t once; recorded is the number of attempts in the journal. It returns the receipt
 // and the number of attempts started so far. The error says why an attempt did not start:
 // errCancelled, errSentElsewhere, or a failed append.
 func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt push.Receipt, started int, err error) {
 	n := *t.Notification
 	before := max(recorded, t.AttemptsStarted)
 	started = before
-	n.Retry = remainingAttempts(t.Notification.Retry, before)
+	n.Retry, n.Warnings = remainingAttempts(t.Notification.Retry, before), nil
 	call := push.Call{Notification: &n, CanQueue: true, BeforeAttempt: func(attempt int) error {
 		err = c.beforeAttempt(ctx, t, before+attempt)
 		if err == nil {
@@ -279,6 +284,9 @@ const maxReceiptAttempts = 64
 // mergeAttempts returns the earlier and the later attempts, without those in the middle if there
 // are too many.
 func mergeAttempts(earlier, later []push.Attempt) []push.Attempt {
+	if len(earlier) == 0 && len(later) <= maxReceiptAttempts {
+		return later
+	}
 	all := slices.Concat(earlier, later)
 	if len(all) > maxReceiptAttempts {
 		all = slices.Delete(all, maxReceiptAttempts/2, len(all)-maxReceiptAttempts/2)
@@ -318,7 +326,7 @@ func (c *consumer) finish(ctx context.Context, t *task, receipt push.Receipt, st
 	if receipt.Verdict == push.Abandoned { // ctx has ended; an attempt that had started is in doubt
 		return false
 	}
-	at, retry := c.retryAt(t, &receipt, started)
+	at, retry := c.cfg.retryAt(t, &receipt, started)
 	if !retry {
 		return c.recordEnd(ctx, t, receipt)
 	}
@@ -333,7 +341,7 @@ func (c *consumer) recordEnd(ctx context.Context, t *task, receipt push.Receipt)
 	failed := false
 	return c.retryUntilDone(ctx, "cannot record the end of a task; retrying", func() error {
 		if failed {
-			states, err := c.latestStates(ctx, []string{t.ID})
+			states, err := c.cfg.latestStates(ctx, []string{t.ID})
 			if err != nil || isEnded(states[t.ID].Status) {
 				return err
 			}

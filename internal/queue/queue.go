@@ -8,25 +8,22 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	natsjs "github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
-	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
-// Sender delivers a notification and returns its final receipt. It must be safe for concurrent use.
+// Sender delivers notifications. It must be safe for concurrent use.
 type Sender interface {
+	// Send returns the final receipt.
 	Send(ctx context.Context, c *push.Call) *push.Receipt
+	// SendAll sends calls of one app, platform and lane, and returns when all have ended. ended gets
+	// calls that have ended. It is called by several goroutines and must not keep the slice.
+	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
 	// Check returns a *push.FieldError if n is invalid.
 	Check(n *push.Notification) error
 }
@@ -64,11 +61,35 @@ type State struct {
 	Offset  jetstream.Offset // of the event that led to this state
 }
 
+// Log is the log of an embedded engine, as jetstream.Log.
+type Log interface {
+	// Append returns the offsets of the records when all are on disk. After an error they will be
+	// stored, unless it is ErrNotAdded. AppendAsync does not wait for the disk.
+	Append(ctx context.Context, records ...jetstream.Record) ([]jetstream.Offset, error)
+	AppendAsync(ctx context.Context, records ...jetstream.Record) error
+	// Read returns a message, and ReadFrom all messages from one on.
+	Read(ctx context.Context, seq uint64) (*jetstream.Message, error)
+	ReadFrom(ctx context.Context, seq uint64, f func(*jetstream.Message) error) error
+	// ID identifies the log, and LastSeq its last message.
+	ID() string
+	LastSeq() uint64
+	// Observe calls f for each message that is stored later. Keep keeps the messages that k needs from
+	// being deleted.
+	Observe(f func(*jetstream.Message))
+	Keep(k jetstream.Keeper)
+}
+
 // Config configures a queue. Engine, Sender and Journal are required.
 type Config struct {
-	Engine  *jetstream.Engine
-	Sender  Sender
-	Journal Journal
+	Engine *jetstream.Engine
+	// Log holds the tasks, with an embedded engine. The journal must read its records as events. Without
+	// a log, the tasks are in streams of the engine, which several gateways can share.
+	Log Log
+	// Checkpoint is a file for the state of the tasks in the log, so that a restart does not read the
+	// whole log. It may be deleted while no queue is open. Empty means no checkpoints.
+	Checkpoint string
+	Sender     Sender
+	Journal    Journal
 	// MaxBytes bounds the due tasks on disk, and separately the scheduled ones. Accept refuses
 	// more. Zero means 4 GiB.
 	MaxBytes int64
@@ -110,147 +131,57 @@ func (c Config) withDefaults() Config {
 
 // Queue is a persistent queue of notifications. It is safe for concurrent use. Accept blocks unless
 // Run is running.
-type Queue struct {
-	cfg        Config
-	js         natsjs.JetStream
-	tasks      *streamHandle // tasks to send immediately
-	scheduled  *streamHandle // tasks to send at a later time
-	inFlight   inFlightSet
-	processing processing
-	loader     *stateLoader
-	caughtUp   atomic.Bool // the journal includes all events from before the start
+type Queue struct{ backend }
 
-	openedSeq    uint64              // the last event of the journal when the queue was opened
-	settledSeq   atomic.Uint64       // every task of the events up to here is stored or missing
-	recoveredSeq atomic.Uint64       // recover has checked the events up to here
-	recovering   *semaphore.Weighted // held during recover
-	toResolve    chan *acceptance
-
-	seenTasks, seenBytes atomic.Int64  // for averageSize
-	stopped              chan struct{} // closed when nothing is resolved any more
-
-	draining      chan struct{} // closed by Drain
-	closeDraining func()
-
-	mu         sync.Mutex
-	unresolved map[string]*acceptance // by ID of the notification
-	consumers  map[partition]*consumer
-	discovered chan partition // partitions with tasks that may have no consumer
+// backend is an implementation of a queue: logQueue for an embedded engine, clusterQueue for gateways
+// that share their tasks.
+type backend interface {
+	// Accept stores notifications and returns one error for each, nil if it is on disk. Their ID, App
+	// and AcceptedAt must be set. A *push.FieldError means that the notification is invalid,
+	// push.ErrQueueFull that the queue is full: neither is stored. After any other error the
+	// notification may or may not be stored: Confirm finds out.
+	Accept(ctx context.Context, ns []*push.Notification) []error
+	// Confirm waits until it is known whether a waiting notification will be sent, and returns false if
+	// it no longer waits: its task was missing, so it has ended, or it was sent or cancelled meanwhile.
+	Confirm(ctx context.Context, id string) (waits bool, err error)
+	// AfterResolved calls f when it is known whether a notification that was passed to Accept is stored:
+	// later if a write got no response, and otherwise before it returns. It does not call f if the
+	// process ends before that.
+	AfterResolved(id string, f func())
+	// Cancel cancels a notification that is queued or scheduled, and returns its receipt. The receipt
+	// is not cancelled if another event, such as an attempt, came first. The error is push.ErrNotFound
+	// if the app has no such notification; after any other error it may or may not be cancelled.
+	Cancel(ctx context.Context, app, id string) (push.Receipt, error)
+	// Ready returns why no notification can be accepted now, or nil.
+	Ready() error
+	// Status reads the current status.
+	Status(ctx context.Context) (Status, error)
+	// OldestTask returns when the oldest message with tasks was stored that the history could delete, or
+	// the zero time if there is none.
+	OldestTask(ctx context.Context) (time.Time, error)
+	// Drain stops the sending of further tasks permanently. Tasks that wait or are accepted later stay
+	// on disk.
+	Drain()
+	// Run sends tasks until ctx ends. Then it drains: it lets sends in progress end for at most Grace,
+	// counted from Drain, keeps the other tasks, and completes pending writes.
+	Run(ctx context.Context) error
 }
 
-// Open creates or opens the queue's streams. It starts no goroutines.
+// Open opens the queue. It starts no goroutines.
 func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	if cfg.Engine == nil || cfg.Sender == nil || cfg.Journal == nil {
 		return nil, errors.New("queue: Engine, Sender and Journal are required")
 	}
-	cfg = cfg.withDefaults()
-	q := &Queue{
-		cfg: cfg, js: cfg.Engine.JetStream(), consumers: map[partition]*consumer{}, discovered: make(chan partition, 64), draining: make(chan struct{}),
-		loader: newStateLoader(cfg.Journal, cfg.Logger), recovering: semaphore.NewWeighted(1),
-		unresolved: map[string]*acceptance{}, toResolve: make(chan *acceptance), stopped: make(chan struct{}),
-	}
-	q.closeDraining = sync.OnceFunc(func() { close(q.draining) })
-	var err error
-	if q.tasks, err = newStreamHandle(ctx, cfg.Engine, tasksStreamConfig(q.cfg.MaxBytes), mapTaskSubject); err != nil {
-		return nil, err
-	}
-	if q.scheduled, err = newStreamHandle(ctx, cfg.Engine, scheduledStreamConfig(), mapScheduledSubject); err != nil {
-		return nil, err
-	}
-	if q.openedSeq, err = cfg.Journal.LastSeq(ctx); err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	if cfg.Engine.Embedded() { // all other processes have ended
-		q.settledSeq.Store(q.openedSeq)
-	}
-	if err := q.deleteStaleConsumers(ctx); err != nil {
-		return nil, err
-	}
-	return q, nil
-}
-
-// deleteStaleConsumers deletes the consumers of an earlier process, so that its unacknowledged
-// messages are redelivered immediately. In a cluster it does nothing, because other gateways share
-// the consumers.
-func (q *Queue) deleteStaleConsumers(ctx context.Context) error {
-	if !q.cfg.Engine.Embedded() {
-		return nil
-	}
-	for _, s := range []*streamHandle{q.tasks, q.scheduled} {
-		names := s.stream.ConsumerNames(ctx)
-		for name := range names.Name() {
-			if err := s.stream.DeleteConsumer(ctx, name); err != nil {
-				return fmt.Errorf("queue: %w", err)
-			}
+	if cfg.Log != nil {
+		q, err := openLogQueue(ctx, cfg.withDefaults())
+		if err != nil {
+			return nil, err
 		}
-		if err := names.Err(); err != nil {
-			return fmt.Errorf("queue: %w", err)
-		}
+		return &Queue{q}, nil
 	}
-	return nil
-}
-
-// Drain stops the sending of further tasks permanently. Tasks that wait or are accepted later stay
-// on disk.
-func (q *Queue) Drain() { q.closeDraining() }
-
-// isDraining reports whether Drain was called.
-func (q *Queue) isDraining() bool {
-	select {
-	case <-q.draining:
-		return true
-	default:
-		return false
+	q, err := openClusterQueue(ctx, cfg.withDefaults())
+	if err != nil {
+		return nil, err
 	}
-}
-
-// Run sends tasks until ctx ends. Then it drains: it lets sends in progress end for at most Grace,
-// counted from Drain, returns the other tasks to the stream, and completes pending writes.
-func (q *Queue) Run(ctx context.Context) error {
-	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWriting()
-	var writers, background, accepting errgroup.Group
-	accepting.Go(func() error { return q.runResolvers(ctx) })
-	accepting.Go(func() error {
-		return panics.Restart(ctx, q.cfg.Logger, "comparison of the history with the queue", q.runRecovery)
-	})
-	for _, w := range []*jetstream.Writer{q.tasks.writer, q.scheduled.writer} {
-		writers.Go(func() error { return w.Run(writeCtx) })
-	}
-	pullCtx, stopPulling := context.WithCancel(ctx)
-	defer stopPulling()
-	sendCtx, cancelSends := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelSends()
-	drained := make(chan struct{})
-	background.Go(func() error {
-		return panics.Restart(sendCtx, q.cfg.Logger, "acknowledgement timers of the queue", func(context.Context) error {
-			q.sendInProgress(drained)
-			return nil
-		})
-	})
-	background.Go(func() error { q.loader.run(sendCtx, drained); return nil })
-	background.Go(func() error { q.enforceGrace(ctx, drained, stopPulling, cancelSends); return nil })
-	err := q.runConsumers(pullCtx, sendCtx)
-	close(drained)
-	err = errors.Join(err, background.Wait())
-	err = errors.Join(err, accepting.Wait()) // until ctx ends, because Accept works until then
-	stopWriting()
-	return errors.Join(err, writers.Wait())
-}
-
-// enforceGrace stops the pulling when the drain begins, and cancels sends in progress after Grace.
-func (q *Queue) enforceGrace(ctx context.Context, drained <-chan struct{}, stopPulling, cancelSends func()) {
-	select {
-	case <-q.draining:
-	case <-ctx.Done():
-	}
-	stopPulling()
-	timer := time.NewTimer(q.cfg.Grace)
-	defer timer.Stop()
-	select {
-	case <-drained:
-	case <-timer.C:
-		q.cfg.Logger.Warn("sends cancelled at the end of the grace period (raise drain.grace)", "grace", q.cfg.Grace.String())
-		cancelSends()
-	}
+	return &Queue{q}, nil
 }

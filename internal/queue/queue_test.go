@@ -174,7 +174,7 @@ func TestAttemptIsRecordedBeforeSend(t *testing.T) {
 }
 
 func TestDamagedTaskDoesNotBlockItsBatch(t *testing.T) {
-	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
+	f := openSharedQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
 	n := newNotification("shop")
 	message := fmt.Sprintf("{\"id\":\n{}\n{\"id\":%q,\"app\":\"shop\",\"accepted_at\":%q,\"n\":{\"platform\":\"apns\",\"token\":\"00\"}}\n",
 		n.ID, n.AcceptedAt.Format(time.RFC3339Nano))

@@ -3,7 +3,6 @@
 package queue_test
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -14,11 +13,11 @@ import (
 	"testing"
 	"time"
 
-	natsjs "github.com/nats-io/nats.go/jetstream"
-
+	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
@@ -103,28 +102,26 @@ func limitFileSize(t *testing.T, size uint64) {
 	}
 }
 
-// tasksIn returns how often each task ID is in the stream of due tasks.
+// tasksIn returns how often each task ID is in the log.
 func tasksIn(t *testing.T, e *jetstream.Engine) map[string]int {
 	t.Helper()
-	stream, err := e.JetStream().Stream(t.Context(), "SLUICE_TASKS")
+	log, err := history.OpenLog(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, seq := map[string]int{}, uint64(0)
-	for {
-		m, err := stream.GetMsg(t.Context(), seq+1, natsjs.WithGetMsgSubject(">"))
-		if err != nil { // the end of the stream
-			return ids
-		}
-		seq = m.Sequence
-		for _, data := range jetstream.Items(m.Data) {
-			var task struct {
-				ID string `json:"id"`
+	ids := map[string]int{}
+	err = log.ReadFrom(t.Context(), 0, func(m *jetstream.Message) error {
+		for _, stored := range m.Records {
+			r, err := record.Parse(stored.Data)
+			if err != nil {
+				return err
 			}
-			if err := json.Unmarshal(data, &task); err != nil {
-				t.Fatal(err)
-			}
-			ids[task.ID]++
+			ids[r.ID.String()]++
 		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return ids
 }

@@ -26,7 +26,7 @@ const settleSteps = 8
 // runRecovery calls recover for the events of earlier processes: with an embedded engine after the
 // start, in a cluster after SettleTime and then at an interval. It also calls recover when the engine
 // has found damage.
-func (q *Queue) runRecovery(ctx context.Context) error {
+func (q *clusterQueue) runRecovery(ctx context.Context) error {
 	embedded, noted := q.cfg.Engine.Embedded(), []uint64{q.openedSeq} // the last sequence at each of the last steps
 	for due, ticks := embedded, 1; ; ticks++ {
 		damage := q.cfg.Engine.Damage()
@@ -50,7 +50,7 @@ func (q *Queue) runRecovery(ctx context.Context) error {
 }
 
 // recoverSettled calls recover until it succeeds or ctx ends.
-func (q *Queue) recoverSettled(ctx context.Context) {
+func (q *clusterQueue) recoverSettled(ctx context.Context) {
 	for warned := false; ; warned = true {
 		err := q.recoverSince(ctx, math.MaxUint64)
 		if err == nil || ctx.Err() != nil {
@@ -66,7 +66,7 @@ func (q *Queue) recoverSettled(ctx context.Context) {
 // Confirm waits until it is known whether a waiting notification will be sent, and returns false if
 // it no longer waits: its task was missing, so it has ended, or it was sent or cancelled meanwhile.
 // Without Confirm, a waiting notification may be one whose gateway died before it stored the task.
-func (q *Queue) Confirm(ctx context.Context, id string) (waits bool, err error) {
+func (q *clusterQueue) Confirm(ctx context.Context, id string) (waits bool, err error) {
 	q.mu.Lock()
 	a := q.unresolved[id]
 	q.mu.Unlock()
@@ -89,7 +89,7 @@ func (q *Queue) Confirm(ctx context.Context, id string) (waits bool, err error) 
 }
 
 // recoverSince calls recover, unless an earlier call has checked the event at seq.
-func (q *Queue) recoverSince(ctx context.Context, seq uint64) error {
+func (q *clusterQueue) recoverSince(ctx context.Context, seq uint64) error {
 	if err := q.recovering.Acquire(ctx, 1); err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (q *Queue) recoverSince(ctx context.Context, seq uint64) error {
 // recover ends the notifications that have not ended according to the events up to seq, and that have
 // no task: their gateway died between the event and the task or while it sent them synchronously, or
 // the task was lost on the disk. The caller holds q.recovering.
-func (q *Queue) recover(ctx context.Context, seq uint64) error {
+func (q *clusterQueue) recover(ctx context.Context, seq uint64) error {
 	missing, err := q.cfg.Journal.Unfinished(ctx, seq)
 	if err != nil {
 		return err
@@ -115,13 +115,14 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 		if len(missing) == 0 {
 			break
 		}
-		err := handle.forEachTask(ctx, 0, func(id string, size int) {
-			q.see(1, size)
+		err := handle.forEachTask(ctx, 0, func(id string, data []byte) error {
+			q.see(1, len(data))
 			if key, err := uuid.Parse(id); err == nil {
 				if i, ok := slices.BinarySearchFunc(missing, key, compareUUIDs); ok {
 					found[i] = true
 				}
 			}
+			return nil
 		})
 		if err != nil {
 			return err
@@ -135,7 +136,7 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 	}
 	ended := map[string]int{}
 	for group := range slices.Chunk(ids, recoveryGroup) {
-		if err := q.endMissing(ctx, group, ended); err != nil {
+		if err := q.cfg.endMissing(ctx, group, ended); err != nil {
 			return err
 		}
 	}
@@ -153,8 +154,8 @@ const recoveryGroup = 100
 
 // endMissing ends the notifications without a task, and counts them in ended by reason. It skips those
 // that have ended meanwhile.
-func (q *Queue) endMissing(ctx context.Context, ids []string, ended map[string]int) error {
-	states, err := q.latestStates(ctx, ids)
+func (c *Config) endMissing(ctx context.Context, ids []string, ended map[string]int) error {
+	states, err := c.latestStates(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -163,18 +164,18 @@ func (q *Queue) endMissing(ctx context.Context, ids []string, ended map[string]i
 		if isEnded(states[id].Status) {
 			continue
 		}
-		events, err := q.cfg.Journal.Events(ctx, id)
+		events, err := c.Journal.Events(ctx, id)
 		if err != nil {
 			return err
 		}
 		if len(events) > 0 {
-			ends = append(ends, q.missingEnd(id, events))
+			ends = append(ends, c.missingEnd(id, events))
 		}
 	}
 	if len(ends) == 0 {
 		return nil
 	}
-	if _, err := q.cfg.Journal.Append(ctx, ends...); err != nil {
+	if _, err := c.Journal.Append(ctx, ends...); err != nil {
 		return err
 	}
 	for _, end := range ends {
@@ -186,7 +187,7 @@ func (q *Queue) endMissing(ctx context.Context, ids []string, ended map[string]i
 // missingEnd returns the end of a notification without a task, whose events are given. One that was never
 // queued was sent synchronously, and its gateway has died. The end does not carry the Idempotency-Key,
 // which another notification may have by now.
-func (q *Queue) missingEnd(id string, events []push.Event) push.Event {
+func (c *Config) missingEnd(id string, events []push.Event) push.Event {
 	receipt := push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unknown, Reason: push.ReasonTaskLost}}
 	for _, e := range events {
 		if e.Status == push.StatusSending {
@@ -196,9 +197,9 @@ func (q *Queue) missingEnd(id string, events []push.Event) push.Event {
 	switch {
 	case !slices.ContainsFunc(events, func(e push.Event) bool { return isWaiting(e.Status) }):
 		receipt.Reason = reasonInDoubt
-	case len(receipt.Attempts) == 0 && !q.cfg.Engine.Embedded():
+	case len(receipt.Attempts) == 0 && !c.Engine.Embedded():
 		receipt.Reason = push.ReasonTaskMissing
-	case len(receipt.Attempts) == 0 && q.cfg.Engine.Damage() == 0:
+	case len(receipt.Attempts) == 0 && c.Engine.Damage() == 0:
 		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so no caller knows that it is stored
 	}
 	return push.Event{

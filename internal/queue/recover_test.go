@@ -3,18 +3,23 @@
 package queue_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
+	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
@@ -48,7 +53,7 @@ func TestInterruptedAcceptIsEnded(t *testing.T) {
 	if _, err := j.Append(t.Context(), acceptedEvent(interrupted), sending); err != nil {
 		t.Fatal(err)
 	}
-	f := openQueue(t, t.TempDir(), j, s, queue.Config{})
+	f := openSharedQueue(t, t.TempDir(), j, s, queue.Config{})
 	if waits, err := f.Confirm(t.Context(), interrupted.ID); waits || err != nil {
 		t.Errorf("waits: %t, %v", waits, err)
 	}
@@ -152,7 +157,7 @@ func TestAfterResolvedWaitsForResult(t *testing.T) {
 		}
 		return nil
 	}
-	f := openQueueWith(t, jetstreamtest.Config(t, t.TempDir()), j, j.memoryJournal, newFakeSender(), queue.Config{})
+	f := openQueueOn(t, jetstreamtest.Config(t, t.TempDir()), false, j, j.memoryJournal, newFakeSender(), queue.Config{})
 	f.accept(t, stored)
 	if err := f.Accept(t.Context(), []*push.Notification{lost})[0]; err == nil {
 		t.Error("accepted")
@@ -189,7 +194,7 @@ func (j delayingJournal) Append(ctx context.Context, events ...push.Event) (jets
 func TestLateEventDoesNotWait(t *testing.T) {
 	j := delayingJournal{newMemoryJournal(), make(chan push.Event, 1)}
 	n := newNotification("shop")
-	f := openQueueWith(t, jetstream.Config{URL: jetstreamtest.StartServer(t)}, j, j.memoryJournal, newFakeSender(), queue.Config{})
+	f := openQueueOn(t, jetstream.Config{URL: jetstreamtest.StartServer(t)}, false, j, j.memoryJournal, newFakeSender(), queue.Config{})
 	if err := f.Accept(t.Context(), []*push.Notification{n})[0]; err == nil {
 		t.Error("accepted")
 	}
@@ -216,7 +221,7 @@ func TestRecoveryKeepsQueuedNotifications(t *testing.T) {
 		return push.Outcome{Verdict: push.Accepted}
 	}
 	release := s.blockMatching(func(n *push.Notification) bool { return n.Title == "block" })
-	f := openQueue(t, dir, j, s, queue.Config{InFlight: 2})
+	f := openSharedQueue(t, dir, j, s, queue.Config{InFlight: 2})
 	retried, scheduled, due, lost := newNotification("shop"), newNotification("shop"), newNotifications("news", 300), newNotification("shop")
 	retried.Title, scheduled.SendAt = "retry", scheduled.AcceptedAt.Add(time.Hour)
 	for _, n := range due {
@@ -231,7 +236,7 @@ func TestRecoveryKeepsQueuedNotifications(t *testing.T) {
 	if _, err := j.Append(t.Context(), acceptedEvent(lost)); err != nil {
 		t.Fatal(err)
 	}
-	f = openQueue(t, dir, j, s, queue.Config{})
+	f = openSharedQueue(t, dir, j, s, queue.Config{})
 	for n, want := range map[*push.Notification]push.Status{retried: push.StatusQueued, scheduled: push.StatusScheduled, lost: push.StatusUnknown} {
 		if _, err := f.Confirm(t.Context(), n.ID); err != nil {
 			t.Fatal(err)
@@ -274,7 +279,7 @@ func TestDamagedTaskEndsAsUnknown(t *testing.T) {
 			j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
 			release := s.block()
 			defer release()
-			f := openQueue(t, dir, j, s, queue.Config{})
+			f := openSharedQueue(t, dir, j, s, queue.Config{})
 			var ns []*push.Notification
 			for range 9 {
 				n := newNotification("shop")
@@ -293,7 +298,7 @@ func TestDamagedTaskEndsAsUnknown(t *testing.T) {
 				t.Fatal(err)
 			}
 			damageFirstBlock(t, crashed, stream)
-			f = openQueue(t, crashed, j.clone(), newFakeSender(), queue.Config{})
+			f = openSharedQueue(t, crashed, j.clone(), newFakeSender(), queue.Config{})
 			lost := 0
 			for _, n := range ns {
 				if _, err := f.Confirm(t.Context(), n.ID); err != nil {
@@ -385,7 +390,7 @@ func TestLostResponseOfJournalIsResolved(t *testing.T) {
 		}
 		return nil
 	})
-	f := runQueue(t, e, q, j, s)
+	f := runQueue(t, e, nil, q, j, s)
 	n := newNotification("shop")
 	n.KeyHash = []byte("key")
 	if errs := f.Accept(t.Context(), []*push.Notification{n}); errs[0] == nil {
@@ -429,5 +434,147 @@ func TestEventsHaveOneOrder(t *testing.T) {
 		if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted}, f.journal.statuses(n.ID)); diff != "" {
 			t.Fatal(diff)
 		}
+	}
+}
+
+// TestDamagedRecordsOfLog flips a bit in the task of a waiting notification, and in the attempt of one
+// that must not be repeated. The first ends as lost and the second is in doubt; the others are sent.
+func TestDamagedRecordsOfLog(t *testing.T) {
+	jetstreamtest.SkipOnCluster(t, "the test needs an embedded server")
+	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
+	release := s.block()
+	defer release()
+	f := openQueue(t, dir, j, s, queue.Config{})
+	sending, repeated := newNotification("shop"), newNotification("shop")
+	repeated.OnUnknown = push.RepeatAlways
+	f.accept(t, sending, repeated)
+	s.waitSent(t, sending, repeated)
+	scheduled := newNotifications("shop", 9)
+	for _, n := range scheduled {
+		n.SendAt, n.Title = n.AcceptedAt.Add(time.Second), "title of "+n.ID
+	}
+	f.accept(t, scheduled[:5]...)
+	f.accept(t, scheduled[5:]...)
+	crashed := t.TempDir()
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := filepath.Glob(filepath.Join(crashed, "jetstream", "*", "streams", history.Stream, "msgs", "*.blk"))
+	if err != nil || len(blocks) != 1 {
+		t.Fatal(blocks, err)
+	}
+	data, err := os.ReadFile(blocks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[bytes.Index(data, []byte("title of "+scheduled[3].ID))] ^= 1
+	id := uuid.MustParse(sending.ID)
+	data[bytes.LastIndex(data, id[:])] ^= 1 // the attempt
+	if err := os.WriteFile(blocks[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	newSender := newFakeSender()
+	f = openQueue(t, crashed, j.clone(), newSender, queue.Config{})
+	f.journal.waitEnded(t, append(scheduled, sending, repeated)...)
+	for i, n := range scheduled {
+		r, lost := f.receipt(t, n), i == 3
+		if lost != (r.Reason == push.ReasonTaskLost) || lost == (r.Status() == push.StatusAccepted) || lost == (newSender.count(n.ID) == 1) {
+			t.Errorf("%d: %+v, sent %d times", i, r, newSender.count(n.ID))
+		}
+	}
+	if r := f.receipt(t, sending); r.Reason != "IN_DOUBT" || newSender.count(sending.ID) != 0 {
+		t.Errorf("%+v, sent %d times", r, newSender.count(sending.ID))
+	}
+	if newSender.count(repeated.ID) != 1 {
+		t.Errorf("sent %d times", newSender.count(repeated.ID))
+	}
+}
+
+// TestTasksOfEarlierVersionAreMoved opens the queue of a version without a log, with tasks in all states.
+// They are sent or end as that version would do it, and that version cannot open the queue any more.
+func TestTasksOfEarlierVersionAreMoved(t *testing.T) {
+	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
+	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
+	s.answer = func(n *push.Notification, attempt int) push.Outcome {
+		if n.Title == "retry" && attempt == 1 {
+			return push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
+		}
+		return push.Outcome{Verdict: push.Accepted}
+	}
+	release := s.blockMatching(func(n *push.Notification) bool { return n.Title == "block" })
+	defer release()
+	f := openSharedQueue(t, dir, j, s, queue.Config{InFlight: 3})
+	retried, scheduled, doubt, repeated, ended := newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop")
+	retried.Title, scheduled.SendAt = "retry", scheduled.AcceptedAt.Add(3*time.Second)
+	doubt.Title, repeated.Title, repeated.OnUnknown = "block", "block", push.RepeatAlways
+	f.accept(t, ended, retried, scheduled)
+	j.waitEnded(t, ended)
+	j.waitUntil(t, "the retry is scheduled", func() bool { return len(j.events[retried.ID]) == 3 })
+	waiting := newNotifications("news", 700)
+	for _, n := range waiting {
+		n.Title = "block"
+	}
+	f.accept(t, append(waiting, doubt, repeated)...)
+	s.waitSent(t, doubt, repeated)
+	s.waitUntil(t, func() bool { return len(s.sent) >= 7 })
+	crashed := t.TempDir()
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	moved, newSender := j.clone(), newFakeSender()
+	f = openQueue(t, crashed, moved, newSender, queue.Config{})
+	all := append(waiting, retried, scheduled, doubt, repeated)
+	moved.waitEnded(t, all...)
+	inDoubt := 0
+	for _, n := range all {
+		r, wasSent := f.receipt(t, n), s.count(n.ID) == 1 && n.Title == "block" && n.OnUnknown == ""
+		if wasSent {
+			inDoubt++
+		}
+		if wasSent != (r.Reason == "IN_DOUBT") || wasSent == (newSender.count(n.ID) == 1) {
+			t.Errorf("%+v, sent %d times", r, newSender.count(n.ID))
+		}
+	}
+	if r := f.receipt(t, retried); len(r.Attempts) != 2 {
+		t.Errorf("%+v", r)
+	}
+	if at := newSender.times[scheduled.ID]; at[0].Before(scheduled.SendAt) {
+		t.Errorf("due at %s, sent at %s", scheduled.SendAt, at)
+	}
+	if newSender.count(ended.ID) != 0 || inDoubt != 4 {
+		t.Errorf("%d in doubt", inDoubt)
+	}
+	f.stop()
+	expectRefusedByEarlierVersion(t, crashed)
+}
+
+// TestEarlierVersionRefusesLog opens the queue of a new folder with a version without a log.
+func TestEarlierVersionRefusesLog(t *testing.T) {
+	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
+	j, dir, n := newMemoryJournal(), t.TempDir(), newNotification("shop")
+	f := openQueue(t, dir, j, newFakeSender(), queue.Config{})
+	f.accept(t, n)
+	j.waitEnded(t, n)
+	f.stop()
+	expectRefusedByEarlierVersion(t, dir)
+}
+
+// expectRefusedByEarlierVersion fails the test if a version without a log can open the queue in dir, or if
+// the server reports a problem with it.
+func expectRefusedByEarlierVersion(t *testing.T, dir string) {
+	t.Helper()
+	var log bytes.Buffer
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := queue.Open(t.Context(), queue.Config{Engine: e, Journal: newMemoryJournal(), Sender: newFakeSender()}); err == nil {
+		t.Error("an earlier version opens the queue")
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(log.String(), "problem") {
+		t.Error(log.String())
 	}
 }

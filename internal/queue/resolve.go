@@ -47,7 +47,7 @@ func (a *acceptance) isStored(id string) bool {
 }
 
 // resolveLater passes a to runResolvers. Until it is resolved, Confirm waits for it.
-func (q *Queue) resolveLater(a *acceptance) {
+func (q *clusterQueue) resolveLater(a *acceptance) {
 	a.resolved = make(chan struct{})
 	q.mu.Lock()
 	for _, t := range a.tasks {
@@ -61,7 +61,7 @@ func (q *Queue) resolveLater(a *acceptance) {
 }
 
 // runResolvers resolves acceptances until ctx ends.
-func (q *Queue) runResolvers(ctx context.Context) error {
+func (q *clusterQueue) runResolvers(ctx context.Context) error {
 	var resolvers errgroup.Group
 	for {
 		select {
@@ -81,7 +81,7 @@ func (q *Queue) runResolvers(ctx context.Context) error {
 
 // resolve finds out which tasks were stored, and cancels the others: their events are in the
 // journal, but they will not be sent. It retries until ctx ends.
-func (q *Queue) resolve(ctx context.Context, a *acceptance) {
+func (q *clusterQueue) resolve(ctx context.Context, a *acceptance) {
 	for q.tryResolve(ctx, a) != nil {
 		if !sleep.For(ctx, retryInterval) {
 			return
@@ -100,10 +100,8 @@ func (q *Queue) resolve(ctx context.Context, a *acceptance) {
 	}
 }
 
-// AfterResolved calls f when it is known whether a notification that was passed to Accept is stored:
-// later if a write got no response, and otherwise before it returns. It does not call f if the process
-// ends before that.
-func (q *Queue) AfterResolved(id string, f func()) {
+// AfterResolved implements backend.
+func (q *clusterQueue) AfterResolved(id string, f func()) {
 	q.mu.Lock()
 	a := q.unresolved[id]
 	if a != nil {
@@ -119,7 +117,7 @@ func (q *Queue) AfterResolved(id string, f func()) {
 // will not happen. A task that is not in its stream is cancelled. If it arrives there nevertheless,
 // the order of the journal decides between its cancellation and its first attempt. In a cluster, the
 // event that it is accepted may arrive later, too, and has no effect after the cancellation.
-func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
+func (q *clusterQueue) tryResolve(ctx context.Context, a *acceptance) error {
 	if err := q.cfg.Engine.Writable(); err != nil {
 		return err
 	}
@@ -127,7 +125,11 @@ func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 	if a.written {
 		// In this order, because a task may move from the first stream to the second.
 		for i, handle := range []*streamHandle{q.tasks, q.scheduled} {
-			if err := handle.forEachTask(ctx, a.before[i], func(id string, _ int) { found[id] = true }); err != nil {
+			err := handle.forEachTask(ctx, a.before[i], func(id string, _ []byte) error {
+				found[id] = true
+				return nil
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -136,7 +138,7 @@ func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 	for i, t := range a.tasks {
 		ids[i] = t.ID
 	}
-	states, err := q.latestStates(ctx, ids)
+	states, err := q.cfg.latestStates(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -151,7 +153,7 @@ func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 		if _, err := q.cfg.Journal.Append(ctx, cancelled...); err != nil {
 			return err
 		}
-		if states, err = q.latestStates(ctx, ids); err != nil {
+		if states, err = q.cfg.latestStates(ctx, ids); err != nil {
 			return err
 		}
 	}
@@ -163,11 +165,11 @@ func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 }
 
 // latestStates returns the states after all events that are in the journal at the time of the call.
-func (q *Queue) latestStates(ctx context.Context, ids []string) (map[string]State, error) {
-	if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
+func (c *Config) latestStates(ctx context.Context, ids []string) (map[string]State, error) {
+	if err := c.Journal.WaitCaughtUp(ctx); err != nil {
 		return nil, err
 	}
-	return q.cfg.Journal.States(ctx, ids)
+	return c.Journal.States(ctx, ids)
 }
 
 // notStoredEvent cancels a task that was not stored. It does not carry the Idempotency-Key, which
@@ -179,9 +181,9 @@ func notStoredEvent(t *task) push.Event {
 	return e
 }
 
-// forEachTask calls f with the IDs and sizes of the tasks in messages after seq, up to the end of the
-// stream.
-func (s *streamHandle) forEachTask(ctx context.Context, seq uint64, f func(id string, size int)) error {
+// forEachTask calls f with the IDs and texts of the tasks in messages after seq, up to the end of the
+// stream, until f returns an error.
+func (s *streamHandle) forEachTask(ctx context.Context, seq uint64, f func(id string, data []byte) error) error {
 	for {
 		m, err := s.stream.GetMsg(ctx, seq+1, natsjs.WithGetMsgSubject(">"))
 		if errors.Is(err, natsjs.ErrMsgNotFound) {
@@ -193,7 +195,9 @@ func (s *streamHandle) forEachTask(ctx context.Context, seq uint64, f func(id st
 		seq = m.Sequence
 		for _, data := range jetstream.Items(m.Data) {
 			if id, ok := taskID(data); ok {
-				f(id, len(data))
+				if err := f(id, data); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -18,7 +18,7 @@ const (
 
 // retryAt returns when t is retried after receipt and this number of attempts, and whether it is
 // retried at all. If its TTL expires before, retryAt changes the receipt to Expired.
-func (q *Queue) retryAt(t *task, receipt *push.Receipt, attempts int) (at time.Time, retry bool) {
+func (c *Config) retryAt(t *task, receipt *push.Receipt, attempts int) (at time.Time, retry bool) {
 	if !receipt.Retryable() || !t.Notification.MayRetry(attempts) || receipt.Verdict == push.Unknown && !t.Notification.MayRetryUnknown() {
 		return time.Time{}, false
 	}
@@ -29,7 +29,7 @@ func (q *Queue) retryAt(t *task, receipt *push.Receipt, attempts int) (at time.T
 		}
 		return time.Time{}, false
 	}
-	return at, at.Before(t.Notification.Due().Add(q.cfg.RetryFor))
+	return at, at.Before(t.Notification.Due().Add(c.RetryFor))
 }
 
 func backoff(reschedules int) time.Duration {

@@ -35,7 +35,7 @@ type Status struct {
 }
 
 // depth counts the due tasks of each partition.
-func (q *Queue) depth(ctx context.Context) (map[partition]int, error) {
+func (q *clusterQueue) depth(ctx context.Context) (map[partition]int, error) {
 	depth := map[partition]int{}
 	for handle, subjects := range map[*streamHandle]string{q.tasks: taskSubjects, q.scheduled: dueSubjects} {
 		info, err := handle.stream.Info(ctx, natsjs.WithSubjectFilter(subjects+">"))
@@ -52,7 +52,7 @@ func (q *Queue) depth(ctx context.Context) (map[partition]int, error) {
 }
 
 // Status reads the current status from the server.
-func (q *Queue) Status(ctx context.Context) (Status, error) {
+func (q *clusterQueue) Status(ctx context.Context) (Status, error) {
 	s := Status{MaxBytes: q.cfg.MaxBytes}
 	depth, err := q.depth(ctx)
 	if err != nil {
@@ -70,7 +70,7 @@ func (q *Queue) Status(ctx context.Context) (Status, error) {
 }
 
 // OldestTask returns when the oldest message of the queue was stored, or the zero time if there is none.
-func (q *Queue) OldestTask(ctx context.Context) (oldest time.Time, err error) {
+func (q *clusterQueue) OldestTask(ctx context.Context) (oldest time.Time, err error) {
 	for _, handle := range []*streamHandle{q.tasks, q.scheduled} {
 		info, err := handle.stream.Info(ctx)
 		if err != nil {

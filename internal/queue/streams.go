@@ -51,7 +51,7 @@ func (s *streamHandle) advance(seq uint64) {
 }
 
 // handle returns the stream of a partition.
-func (q *Queue) handle(p partition) *streamHandle {
+func (q *clusterQueue) handle(p partition) *streamHandle {
 	if p.stream == scheduledStreamName {
 		return q.scheduled
 	}

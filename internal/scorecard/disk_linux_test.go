@@ -79,7 +79,7 @@ func (s *scenario) powerLoss() {
 
 // firstBlock returns the path of the first block of the tasks stream.
 func (q *diskQueue) firstBlock(s *scenario) string {
-	blocks, err := filepath.Glob(filepath.Join(q.dir, "engine", "jetstream", "*", "streams", "SLUICE_TASKS", "msgs", "*.blk"))
+	blocks, err := filepath.Glob(filepath.Join(q.dir, "engine", "jetstream", "*", "streams", "SLUICE_EVENTS", "msgs", "*.blk"))
 	s.noError(err)
 	if len(blocks) == 0 {
 		s.Fatalf("no block in %s", q.dir)

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/push"
+)
+
+// compare compares the tasks with the journal after records of the log were damaged. The journal may
+// have read these records before. A notification whose task is damaged ends as unknown. A task whose
+// last attempt is damaged is in doubt. No task is sent meanwhile.
+func (q *logQueue) compare(ctx context.Context) error {
+	if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
+		return err
+	}
+	ids, err := q.cfg.Journal.Unfinished(ctx, q.cfg.Log.LastSeq())
+	if err != nil {
+		return err
+	}
+	var lost []string
+	for _, id := range ids {
+		found, err := q.compareTask(ctx, id.String())
+		if err != nil {
+			return err
+		}
+		if !found {
+			lost = append(lost, id.String())
+		}
+	}
+	return q.endAll(ctx, lost)
+}
+
+// endAll ends notifications that have no task: it is damaged, or they were sent synchronously by a
+// process that died.
+func (q *logQueue) endAll(ctx context.Context, ids []string) error {
+	ended := map[string]int{}
+	for group := range slices.Chunk(ids, recoveryGroup) {
+		if err := q.cfg.endMissing(ctx, group, ended); err != nil {
+			return err
+		}
+	}
+	for reason, count := range ended {
+		q.cfg.Logger.Warn("notifications without a task in the queue ended as unknown", "reason", reason, "notifications", count)
+	}
+	return nil
+}
+
+// compareTask returns whether the notification has a task.
+func (q *logQueue) compareTask(ctx context.Context, id string) (found bool, err error) {
+	task, err := q.find(ctx, id)
+	if err != nil && !isDamaged(err) {
+		return false, err
+	}
+	states, err := q.cfg.Journal.States(ctx, []string{id})
+	if err != nil {
+		return false, err
+	}
+	return q.setInDoubt(task, states[id]), nil
+}
+
+// setInDoubt applies the attempts in the journal to a task. It returns false if there is no such task.
+func (q *logQueue) setInDoubt(task jetstream.Offset, s State) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f := q.table.find(task)
+	if f == nil {
+		return false
+	}
+	p := q.table.started[task]
+	if s.Status == push.StatusSending && s.Attempt > p.attempts {
+		p.attempts = s.Attempt
+		q.table.started[task] = p
+		f.set(isSending, task.Index, true)
+		q.table.setLater(f, task.Index, false)
+		if !f.has(isReady, task.Index) {
+			q.table.setReady(f, task.Index, true)
+		}
+	}
+	return true
+}

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/internal/record"
+	"github.com/sluice-push/sluice/internal/sleep"
+	"github.com/sluice-push/sluice/push"
+)
+
+// maxRun is how many tasks are sent together. More than this save nothing more.
+const maxRun = 64
+
+// run holds tasks of one flow and platform that are sent together. The attempts of those that the sender
+// starts together are recorded with one write, and so are the results that arrive together.
+type run struct {
+	*logQueue
+	ctx   context.Context
+	flow  *flow
+	tasks []*sentTask
+}
+
+// sentTask is a task that is being sent.
+type sentTask struct {
+	*task
+	id      uuid.UUID
+	at      jetstream.Offset
+	before  int   // attempts when it was delivered
+	base    int   // attempts before the current call of the sender
+	inDoubt bool  // an earlier process may have sent it
+	claimed bool  // its run has claimed it
+	done    bool  // its end or reschedule was added to the log, or nothing must be added
+	err     error // why the last attempt was not sent, or a panic
+}
+
+// startRuns sends ready tasks of a flow, as many as Config.InFlight allows. The caller holds q.mu.
+func (q *logQueue) startRuns(fl *flow) {
+	for q.sendCtx != nil && !q.isDraining() {
+		tasks := q.table.nextRun(fl, min(maxRun, q.cfg.InFlight-fl.sending))
+		if len(tasks) == 0 {
+			return
+		}
+		fl.sending += len(tasks)
+		q.sends.Go(func() { q.send(q.sendCtx, fl, tasks) })
+	}
+}
+
+// release ends the sending of so many tasks of a flow. Others take their places.
+func (q *logQueue) release(fl *flow, count int) {
+	if count == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	fl.sending -= count
+	q.startRuns(fl)
+	q.table.dropIdle(fl)
+}
+
+// send sends tasks of a flow. Those of one platform are a run, so that a platform that does not respond
+// does not hold up the others.
+func (q *logQueue) send(ctx context.Context, fl *flow, deliveries []delivery) {
+	runs := map[push.Platform]*run{}
+	_ = panics.Restart(ctx, q.cfg.Logger, "read of queued notifications", func(ctx context.Context) error {
+		for ; len(deliveries) > 0; deliveries = deliveries[1:] {
+			t := q.load(ctx, &deliveries[0])
+			if t == nil {
+				q.release(fl, 1)
+				continue
+			}
+			r := runs[t.Notification.Platform]
+			if r == nil {
+				r = &run{logQueue: q, ctx: ctx, flow: fl}
+				runs[t.Notification.Platform] = r
+			}
+			r.tasks = append(r.tasks, t)
+		}
+		return nil
+	})
+	q.release(fl, len(deliveries)) // those that were not read, after a panic
+	for _, r := range runs {
+		if len(runs) == 1 {
+			r.process()
+		} else {
+			q.sends.Go(r.process)
+		}
+	}
+}
+
+// process sends the tasks until each has ended or is rescheduled, or until the context ends.
+func (r *run) process() {
+	name := "queue of " + r.flow.key.app
+	for {
+		err := panics.Recover(r.cfg.Logger, name, func() error {
+			r.endInDoubt()
+			r.sendAll()
+			return nil
+		})
+		r.removeDone() // their places are released
+		for _, t := range r.tasks {
+			_, panicked := errors.AsType[*panics.Error](t.err)
+			if panicked || err != nil {
+				_ = panics.Restart(r.ctx, r.cfg.Logger, name, func(context.Context) error { return r.finishPanicked(t) })
+			}
+			t.done = panicked || err != nil || errors.Is(t.err, errCancelled) || errors.Is(t.err, jetstream.ErrClosed)
+		}
+		r.release(r.flow, r.removeDone())
+		if len(r.tasks) == 0 {
+			return
+		}
+		if !sleep.For(r.ctx, retryInterval) { // the attempts of the others could not be recorded
+			r.release(r.flow, len(r.tasks))
+			return
+		}
+	}
+}
+
+// removeDone removes the tasks that are done, and returns how many.
+func (r *run) removeDone() (count int) {
+	before := len(r.tasks)
+	r.tasks = slices.DeleteFunc(r.tasks, func(t *sentTask) bool { return t.done })
+	return before - len(r.tasks)
+}
+
+// endInDoubt ends the tasks whose attempt by an earlier process must not be repeated.
+func (r *run) endInDoubt() {
+	var results []result
+	for _, t := range r.tasks {
+		if n := t.Notification; t.inDoubt && !(n.MayRetryUnknown() && n.MayRetry(t.AttemptsStarted)) {
+			receipt := inDoubtReceipt(t.task)
+			results = append(results, result{t, &receipt})
+		}
+		t.inDoubt = false
+	}
+	r.finish(results)
+	r.release(r.flow, r.removeDone())
+}
+
+// sendAll sends the tasks, and returns when the sender does. A task that is not done has an error then.
+func (r *run) sendAll() {
+	if len(r.tasks) == 0 {
+		return
+	}
+	ns, calls, pointers := make([]push.Notification, len(r.tasks)), make([]push.Call, len(r.tasks)), make([]*push.Call, len(r.tasks))
+	for i, t := range r.tasks {
+		n := &ns[i]
+		*n, t.base, t.err = *t.Notification, t.AttemptsStarted, nil
+		n.Retry, n.Warnings = remainingAttempts(n.Retry, t.AttemptsStarted), nil
+		c := &calls[i]
+		*c = push.Call{Notification: n, Index: i, CanQueue: true, BeforeRun: r.beforeRun, BeforeAttempt: func(attempt int) error {
+			return r.beforeAttempt(t, t.base+attempt)
+		}}
+		pointers[i] = c
+	}
+	ctx, stop := context.WithTimeout(r.ctx, r.cfg.SendTimeout)
+	defer stop()
+	r.cfg.Sender.SendAll(ctx, pointers, r.ended)
+}
+
+// beforeRun implements push.Call.BeforeRun.
+func (r *run) beforeRun(calls []*push.Call) (errs []error) {
+	tasks := make([]*sentTask, len(calls))
+	for i, c := range calls {
+		tasks[i] = r.tasks[c.Index]
+	}
+	r.recordAttempts(tasks, func(t *sentTask) int { return t.base + 1 })
+	for i, t := range tasks {
+		if t.err != nil && errs == nil {
+			errs = make([]error, len(tasks))
+		}
+		if t.err != nil {
+			errs[i] = t.err
+		}
+	}
+	return errs
+}
+
+// beforeAttempt implements push.Call.BeforeAttempt.
+func (r *run) beforeAttempt(t *sentTask, attempt int) error {
+	r.recordAttempts([]*sentTask{t}, func(*sentTask) int { return attempt })
+	return t.err
+}
+
+// claim claims tasks: those that are not cancelled, and were not written again.
+func (r *run) claim(tasks ...*sentTask) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range tasks {
+		t.claimed = r.table.claim(t.at, t.claimed)
+	}
+}
+
+// recordAttempts records that attempts at tasks start, and sets the errors of those that must not start:
+// errCancelled if the task is cancelled.
+func (r *run) recordAttempts(tasks []*sentTask, number func(*sentTask) int) {
+	r.claim(tasks...)
+	buffer, records, now := make([]byte, 0, 64*len(tasks)), make([]jetstream.Record, 0, len(tasks)), time.Now()
+	for _, t := range tasks {
+		if t.err = nil; !t.claimed {
+			t.err = errCancelled
+			continue
+		}
+		entry := t.newRecord(record.Sending, push.StatusSending, now)
+		entry.Attempt = number(t)
+		t.AttemptsStarted = entry.Attempt // it will be stored, even if that takes longer than the context
+		start := len(buffer)
+		if buffer, t.err = entry.Append(buffer); t.err == nil {
+			records = append(records, jetstream.Record{Data: buffer[start:]})
+		}
+	}
+	if _, err := r.cfg.Log.Append(r.ctx, records...); err != nil {
+		for _, t := range tasks {
+			if t.err == nil {
+				t.err = fmt.Errorf("queue: %w", err)
+			}
+		}
+	}
+}
+
+// ended gets calls that have ended from the sender. The places of their tasks are free when the results
+// are in the log, so that at most Config.InFlight tasks are in doubt after a crash.
+func (r *run) ended(calls []*push.Call) {
+	results := make([]result, 0, len(calls))
+	for _, c := range calls {
+		if t := r.tasks[c.Index]; t.err == nil {
+			c.Receipt.Attempts = mergeAttempts(t.priorAttempts(), c.Receipt.Attempts)
+			results = append(results, result{t, &c.Receipt})
+		}
+	}
+	err := panics.Recover(r.cfg.Logger, "queue of "+r.flow.key.app, func() error {
+		r.finish(results)
+		return nil
+	})
+	if err == nil {
+		r.release(r.flow, len(results))
+		return
+	}
+	for _, result := range results {
+		result.err = err
+	}
+}
+
+// result is the receipt of a task.
+type result struct {
+	*sentTask
+	receipt *push.Receipt
+}
+
+// finish ends or reschedules tasks according to their receipts. It does not wait for the disk.
+func (r *run) finish(results []result) {
+	buffer, records, now := make([]byte, 0, 192*len(results)), make([]jetstream.Record, 0, len(results)), time.Now()
+	for _, t := range results {
+		if t.receipt.Verdict == push.Abandoned { // the context has ended; an attempt that had started is in doubt
+			continue
+		}
+		if !t.claimed { // without an attempt
+			if r.claim(t.sentTask); !t.claimed {
+				continue
+			}
+		}
+		start := len(buffer)
+		entry := r.resultOf(t, now)
+		var err error
+		if buffer, err = entry.Append(buffer); err != nil {
+			r.cfg.Logger.Error("cannot record the result of an attempt", "app", t.App, "err", err)
+			continue
+		}
+		records = append(records, jetstream.Record{Data: buffer[start:]})
+	}
+	if err := r.cfg.Log.AppendAsync(context.WithoutCancel(r.ctx), records...); err != nil { // the log is closed, so the tasks are in doubt
+		r.cfg.Logger.Error("cannot record the results of attempts", "app", r.flow.key.app, "tasks", len(records), "err", err)
+	}
+	for _, t := range results {
+		t.done = true
+	}
+}
+
+// resultOf returns the record that a task has ended, or that it is rescheduled.
+func (r *run) resultOf(t result, now time.Time) record.Record {
+	at, retry := r.cfg.retryAt(t.task, t.receipt, t.AttemptsStarted)
+	if retry {
+		entry := t.newRecord(record.Reschedule, push.StatusQueued, now)
+		entry.Attempt, entry.SendAt, entry.Reschedules, entry.Receipt = t.AttemptsStarted, at, t.Reschedules+1, t.receipt
+		return entry
+	}
+	entry := t.newRecord(record.End, t.receipt.Status(), now)
+	entry.Receipt, entry.KeyHash, entry.BodyHash = t.receipt, t.KeyHash, t.BodyHash
+	if entry.Status == push.StatusUnregistered {
+		entry.Target = &t.Notification.Target
+	}
+	return entry
+}
+
+// newRecord returns a record of t.
+func (t *sentTask) newRecord(kind record.Kind, status push.Status, now time.Time) record.Record {
+	n := t.Notification
+	return record.Record{Header: record.Header{
+		Kind: kind, ID: t.id, App: n.App, At: now, Status: status, Platform: n.Platform, Lane: n.EffectiveLane(), Of: record.Position(t.at),
+	}}
+}
+
+// finishPanicked ends or reschedules t after a panic, which counts as an attempt with an unknown
+// outcome, also if it occurred before the attempt was recorded. So a panic that occurs each time ends t.
+func (r *run) finishPanicked(t *sentTask) error {
+	if t.AttemptsStarted == t.before {
+		if err := r.beforeAttempt(t, t.before+1); err != nil {
+			return err
+		}
+	}
+	panicked := push.Outcome{Verdict: push.Unknown, Reason: reasonPanic}
+	receipt := push.Receipt{ID: t.ID, Outcome: panicked}
+	receipt.Attempts = mergeAttempts(t.priorAttempts(), []push.Attempt{{Started: time.Now().UTC(), Outcome: panicked}})
+	r.finish([]result{{t, &receipt}})
+	return nil
+}
