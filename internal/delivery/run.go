@@ -19,8 +19,9 @@ import (
 // SendAll sends calls of one app, platform and lane, and returns when all have ended. The calls that the
 // limits admit at once are a run: they share permits, a lease and a write for their first attempts.
 // Calls that are not admitted with the run, and those whose first attempt is not accepted, continue as
-// in Send. The calls have the same BeforeRun, or none. ended gets calls that have ended. It is called by several goroutines and must not keep the
-// slice. After a panic, the outcome of the calls that it has left without one is unknown.
+// in Send. The calls have the same BeforeRun, or none. ended gets calls that have ended. It is called by
+// several goroutines and must not keep the slice. After a panic, the outcome of the calls that it has
+// left without one is unknown.
 func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	if len(calls) == 0 {
 		return

@@ -189,6 +189,32 @@ func TestRunBeyondLimitsWaitsAsSinglesDo(t *testing.T) {
 	}
 }
 
+// TestRestOfRunEndsAtItsDeadline sends more than a stuck provider and the concurrency limit let through.
+func TestRestOfRunEndsAtItsDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) {
+			c := newFakeConn(addr)
+			c.latency = time.Hour
+			return c, nil
+		}
+		r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 100, Dial: stuck}, 1)
+		r.ConcurrencyLimit = &delivery.ConcurrencyLimit{Max: 10}
+		ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+		defer cancel()
+		started, attempted := time.Now(), 0
+		for _, receipt := range sendAll(t, r, ctx, manyNotifications(64)...) {
+			attempted += min(len(receipt.Attempts), 1)
+			if receipt.Verdict != push.Unsent && receipt.Verdict != push.Unknown || len(receipt.Attempts) == 0 && receipt.Reason != "GATEWAY_FULL" {
+				t.Errorf("%+v", receipt)
+			}
+		}
+		if took := time.Since(started); attempted == 0 || attempted > 10 || took > 26*time.Second {
+			t.Errorf("%d attempted in %s", attempted, took)
+		}
+		checkIdle(t, r)
+	})
+}
+
 // TestRunWaitsForStreamsAsOneCaller sends more than the endpoints can have in flight.
 func TestRunWaitsForStreamsAsOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
