@@ -32,9 +32,9 @@ type Call struct {
 	Receipt Receipt
 }
 
-// SendEach sends each call with send, which sets its Receipt, all at once, and returns when all have ended. ended gets calls
-// that have ended; it is called by several goroutines. If send panics, SendEach does when all others
-// have ended.
+// SendEach sends each call with send, which sets its Receipt, all at once, and returns when all
+// have ended. ended gets calls that have ended; it is called by several goroutines. If send panics,
+// SendEach does when all others have ended.
 func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func(context.Context, *Call) *Receipt) {
 	var all sync.WaitGroup
 	panics := make(chan any, len(calls))

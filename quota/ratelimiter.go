@@ -125,8 +125,8 @@ func rejected(wait time.Duration) error { return push.Reject(push.Throttled, Rea
 
 // Acquire waits until an attempt at n is allowed, at most for maxWait, and returns how long it
 // waited. If the estimated wait is longer, or if a scope closes for longer, it returns a
-// *push.RejectedError with the verdict Throttled immediately. It returns the error of ctx when that ends first. After an error, no
-// token is taken.
+// *push.RejectedError with the verdict Throttled immediately. It returns the error of ctx when that
+// ends first. After an error, no token is taken.
 //
 // Only the shared scopes have a queue: the total, the topics and the operator's scopes. A
 // notification to a device or a topic that is closed or has used its limit is rejected immediately:

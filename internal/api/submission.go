@@ -215,9 +215,9 @@ func (s *server) storageUnavailable(ctx context.Context, err error) *problem {
 		detail: "it is unknown whether it was stored: with the same Idempotency-Key it is safe to send it again"}
 }
 
-// reply returns the response to the single request of sub, whose body may use buf. The status is 202 if the client asked for an
-// asynchronous response, and also if the notification of an earlier request with the same key has
-// not ended.
+// reply returns the response to the single request of sub, whose body may use buf. The status is
+// 202 if the client asked for an asynchronous response, and also if the notification of an earlier
+// request with the same key has not ended.
 func (sub *submission) reply(w *response, async bool, buf []byte) reply {
 	var r reply
 	switch {

@@ -416,8 +416,8 @@ func (s *service) end() {
 	}
 }
 
-// run runs the pool, the watch for outages and the token renewal until ctx ends or the pool is idle. An error while the
-// gateway runs is only logged.
+// run runs the pool, the watch for outages and the token renewal until ctx ends or the pool is
+// idle. An error while the gateway runs is only logged.
 func (s *service) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	u, log := s.open(), s.g.log

@@ -39,8 +39,8 @@ type shownVerdict struct {
 	Class string `json:"class"`
 }
 
-// charted returns the parts of the report that are drawn, without the steps after the load that hold only a few
-// answers.
+// charted returns the parts of the report that are drawn, without the steps after the load that
+// hold only a few answers.
 func (r *Report) charted() chartedReport {
 	shown := &Report{
 		Seconds: r.Seconds, Step: r.Step, Timeline: r.visibleSteps(), Faults: r.Faults, Endpoints: r.Endpoints, Distribution: r.Distribution, Latency: r.Latency,
