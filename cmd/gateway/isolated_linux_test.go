@@ -76,7 +76,7 @@ func TestServeBehindProxyInItsOwnNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -93,12 +93,12 @@ func TestServeUnderSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(folder, "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer notify.Close()
+	defer func() { _ = notify.Close() }()
 	p := startCommand(t, func(cmd *exec.Cmd) {
 		cmd.ExtraFiles = passed
 		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String(), "LISTEN_FDS=2", "LISTEN_FDNAMES=admin.socket:api.socket")
@@ -139,7 +139,7 @@ func TestAuditOverASocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	file := writeServeConfig(t, "listen: 127.0.0.1:0\nqueue: {dir: queue}\nadmin: {listen: 'unix:"+folder+"/admin'}\n")
 	startGateway(t, nil, "serve", "-c", file).servingAt()
 	if code, stdout, stderr := runGateway(t, nil, "audit", "-c", file); code != 0 || !strings.Contains(stdout, "ended exactly once") {
