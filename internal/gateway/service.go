@@ -254,6 +254,11 @@ var connTimeout time.Duration
 func (s *service) open() *upstream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.openLocked()
+}
+
+// openLocked is open for a caller that holds s.mu.
+func (s *service) openLocked() *upstream {
 	if s.upstream.Load() == nil {
 		s.upstream.Store(s.newUpstream(s.limiter.get()))
 	}
@@ -394,10 +399,13 @@ func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, e
 func (s *settings) runsFromStart() bool { return s.pool.IdleTimeout == 0 && !s.lazy }
 
 // start runs the background work in a goroutine. If the service runs from the start, only the first
-// call does.
+// call does, and the pool exists when it returns: a gateway is not ready before that pool is.
 func (s *service) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.settings.runsFromStart() {
+		s.openLocked()
+	}
 	switch {
 	case s.ctx == nil:
 		s.ctx, s.stop = context.WithCancel(s.g.background.ctx)
