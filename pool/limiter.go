@@ -24,9 +24,9 @@ import (
 // lower the limit. A queue before the endpoints lowers the limit until wait is half of work. Requests
 // with CanQueue are meant to wait: their waits do not count.
 //
-// Lane bulk may use 80 % of the limit, normal 90 % and critical all of it. A flow that exceeds its
-// weighted share of what is in flight may borrow leases up to 80 % of all leases; the rest is reserved
-// for flows below their share.
+// Lane bulk may use 80 % of the limit, normal 90 % and critical 111 %, since a sample can lower the
+// limit by a tenth. A flow that exceeds its weighted share of what is in flight may borrow leases up to
+// 80 % of all leases; the rest is reserved for flows below their share.
 //
 // The zero value has the defaults; a nil AdaptiveLimiter sets no limit. An AdaptiveLimiter belongs to
 // one pool and must not be copied after first use.
@@ -108,12 +108,21 @@ func (a *AdaptiveLimiter) admit(r *Request, n int) (granted int, rejected *push.
 func (a *AdaptiveLimiter) check(r *Request, others int) *push.RejectedError {
 	inFlight := a.inFlight + others
 	switch {
-	case !r.CanQueue && float64(inFlight) >= a.currentLimit()*(1-0.1*float64(r.Lane.Priority())):
+	case !r.CanQueue && float64(inFlight) >= a.currentLimit()*laneFraction(r.Lane):
 		return overloaded()
 	case float64(inFlight) >= float64(a.leases)*borrowThreshold && a.exceedsShare(r.Flow, others):
 		return &push.RejectedError{Outcome: push.Outcome{Verdict: push.Throttled, Reason: ReasonOverShare, RetryAfter: shedRetryAfter}}
 	}
 	return nil
+}
+
+// laneFraction returns the fraction of the limit that requests of a lane may use. One sample can lower
+// the limit to what the other lanes already use; critical requests must not be rejected for that.
+func laneFraction(lane push.Lane) float64 {
+	if lane == push.LaneCritical {
+		return 1 / minGradient
+	}
+	return 1 - 0.1*float64(lane.Priority())
 }
 
 // exceedsShare reports whether a flow, with so many requests more, has more than its weighted share of

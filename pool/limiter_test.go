@@ -268,3 +268,21 @@ func TestQueuedRequestIsRejectedAfterMaxWait(t *testing.T) {
 		}
 	})
 }
+
+// TestLanesUseTheirFractionsOfTheLimit fills the limit lane by lane. Normal requests at 90 % of a limit
+// that a sample has lowered to that must not keep out critical ones.
+func TestLanesUseTheirFractionsOfTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tp := limitedPool(t, 1000, &pool.AdaptiveLimiter{InitialLimit: 100})
+		for _, step := range []struct {
+			lane push.Lane
+			want int // in flight, when no more are admitted
+		}{{push.LaneBulk, 80}, {push.LaneNormal, 90}, {push.LaneCritical, 112}} {
+			for tp.tryPickN(pool.Request{Flow: "shop", Lane: step.lane}) != nil {
+			}
+			if got := tp.LimitStatus().InFlight; got != step.want {
+				t.Errorf("%s: %d in flight, want %d", step.lane, got, step.want)
+			}
+		}
+	})
+}
