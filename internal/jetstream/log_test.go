@@ -7,11 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
@@ -229,10 +230,10 @@ func TestLogContinuesAfterLostResponse(t *testing.T) {
 	var mu sync.Mutex
 	want := map[jetstream.Offset]string{}
 	var callers sync.WaitGroup
-	end := time.Now().Add(2 * time.Second)
+	var stop atomic.Bool
 	for caller := range 4 {
 		callers.Go(func() {
-			for i := 0; time.Now().Before(end); i++ {
+			for i := 0; !stop.Load(); i++ {
 				text := fmt.Sprintf("%d.%d", caller, i)
 				offsets, err := f.Append(t.Context(), textRecord(text))
 				if err != nil {
@@ -245,10 +246,19 @@ func TestLogContinuesAfterLostResponse(t *testing.T) {
 			}
 		})
 	}
+	appended := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(want)
+	}
 	for range 3 {
-		time.Sleep(300 * time.Millisecond) // the moment of the failure is random on purpose
+		at := appended() + 1 + rand.N(50) // a random moment
+		testwait.Until(t, func() bool { return appended() >= at }, "writes before the failure")
 		jetstream.FailWrites(f.engine)
 	}
+	last := appended()
+	testwait.Until(t, func() bool { return appended() > last }, "a write after the last failure")
+	stop.Store(true)
 	testwait.Call(t, callers.Wait, "the end of all callers")
 	got := f.stored(t)
 	if len(got) != len(want) {
