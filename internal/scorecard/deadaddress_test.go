@@ -136,8 +136,15 @@ func (s *scenario) dropSYN(port uint16) {
 // serveGarbage makes the dead addresses respond to a TLS handshake with plain text. It counts the
 // connections.
 func (s *scenario) serveGarbage(port uint16) *atomic.Int64 {
+	return s.listen(addrPorts(addresses(poolSize-1, poolSize), port), func(conn net.Conn) {
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+	})
+}
+
+// listen accepts connections to the addresses, calls serve with each and closes it. It counts them.
+func (s *scenario) listen(addrs []string, serve func(net.Conn)) *atomic.Int64 {
 	var count atomic.Int64
-	for _, addr := range addrPorts(addresses(poolSize-1, poolSize), port) {
+	for _, addr := range addrs {
 		listener, err := net.Listen("tcp", addr)
 		s.noError(err)
 		s.Cleanup(func() { _ = listener.Close() })
@@ -148,7 +155,7 @@ func (s *scenario) serveGarbage(port uint16) *atomic.Int64 {
 					return
 				}
 				count.Add(1)
-				_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+				serve(conn)
 				_ = conn.Close()
 			}
 		}()

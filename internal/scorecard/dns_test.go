@@ -56,23 +56,7 @@ func badDNSAnswers(s *scenario) {
 
 // countConnections listens on the private addresses and counts the connections.
 func (s *scenario) countConnections(private []netip.Addr) *atomic.Int64 {
-	var count atomic.Int64
-	for _, addr := range addrPorts(private, 443) {
-		listener, err := net.Listen("tcp", addr)
-		s.noError(err)
-		s.Cleanup(func() { _ = listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				count.Add(1)
-				_ = conn.Close()
-			}
-		}()
-	}
-	return &count
+	return s.listen(addrPorts(private, 443), func(net.Conn) {})
 }
 
 // privateDials counts the dials to private addresses in the log of the gateway.
