@@ -88,7 +88,7 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if u.way.target != "" {
-		addrs = addrs[:1] // all stand for the name
+		addrs = addrs[:1] // all are the same name
 	}
 	var failures []error
 	for i, addr := range addrs {

@@ -170,7 +170,8 @@ func (w byProxy) dialContext() func(ctx context.Context, network, address string
 
 // slots returns the addresses of a service whose name the proxy resolves: one for each connection that
 // a pool of this size needs, and as many again, so that connections that fail or get old are replaced.
-// They stand for the name, and are never connected to. They are in the discard prefix of RFC 6666.
+// They are keys of the pool, and are never dialed: each dial asks the proxy for the name. They are in
+// the discard prefix of RFC 6666.
 func (w byProxy) slots(size int) (addrs pool.Static) {
 	prefix := netip.MustParseAddr("100::").As16()
 	for i := range 2 * size {

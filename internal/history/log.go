@@ -268,8 +268,8 @@ func (h *History) findKeyInLog(ctx context.Context, key []byte) (id uuid.UUID, b
 	return uuid.Nil, nil, nil
 }
 
-// unfinishedInLog returns the notifications with damaged records that have not ended. Nobody else needs
-// to know those that have not ended: the queue knows its tasks.
+// unfinishedInLog returns the notifications with damaged records that have not ended. It leaves out
+// those without damage, because the queue knows its tasks.
 func (h *History) unfinishedInLog(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
 	first, last, damaged := h.firstSeq.Load(), h.cfg.Log.LastSeq(), map[jetstream.Offset]bool{}
 	counts := map[uint64]int{} // records by message; those after a damaged length are missing
