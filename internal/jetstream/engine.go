@@ -9,7 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -186,12 +188,25 @@ func (e *Engine) UsesReserve() bool {
 }
 
 // Damage returns how many damaged records and truncated blocks the embedded server has found since
-// Open. It is zero for an external server.
+// Open, plus one if an earlier process has found some and ForgetDamage was not called afterwards. It is
+// zero for an external server.
 func (e *Engine) Damage() uint64 {
 	if e.server == nil {
 		return 0
 	}
 	return e.server.damage.Load()
+}
+
+// ForgetDamage makes later processes not report the damage that was found so far. Call it when nothing
+// more must be done about it.
+func (e *Engine) ForgetDamage() error {
+	if e.server == nil {
+		return nil
+	}
+	if err := os.Remove(e.server.damageMark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	return nil
 }
 
 // Replicas returns the number of replicas of each stream.

@@ -307,6 +307,17 @@ func TestDamagedRecordOfLogIsSkipped(t *testing.T) {
 	if f.engine.Damage() != 2 {
 		t.Errorf("%d damaged records found", f.engine.Damage())
 	}
+	f.stop()
+	if f = openLog(t, dir); f.engine.Damage() != 1 { // as after a crash
+		t.Errorf("damage %d after another start, want 1", f.engine.Damage())
+	}
+	if err := f.engine.ForgetDamage(); err != nil {
+		t.Error(err)
+	}
+	f.stop()
+	if f = openLog(t, dir); f.engine.Damage() != 0 {
+		t.Errorf("damage %d after it was forgotten", f.engine.Damage())
+	}
 }
 
 // TestLogReportsOtherWriter stores a message that the log has not written. The next call of Append, and

@@ -127,7 +127,9 @@ func (s *server) repairBlock(name string) error {
 	if len(ranges)+len(kept) == 0 {
 		return nil
 	}
-	s.damage.Add(uint64(len(ranges) + len(kept)))
+	if err := s.addDamage(len(ranges) + len(kept)); err != nil {
+		return err
+	}
 	for _, seq := range kept {
 		s.cfg.Logger.Error("damaged record dropped", "file", name, "stream", streamName(name), "seq", seq, "kept", "the other items of the message")
 	}
@@ -158,6 +160,20 @@ func (s *server) replaceBlock(name string, data []byte) error {
 		if err := step(); err != nil {
 			return fmt.Errorf("jetstream: cannot repair %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// damageMark returns the name of the file that exists from the first damage until ForgetDamage. What is
+// repaired cannot be found again: without the mark, a process that starts after a crash would not know
+// that records are missing.
+func (s *server) damageMark() string { return filepath.Join(s.cfg.Dir, "damage-found") }
+
+// addDamage counts damaged records or truncated blocks, and marks the directory.
+func (s *server) addDamage(count int) error {
+	s.damage.Add(uint64(count))
+	if err := errors.Join(writeSynced(s.damageMark(), nil), syncDir(s.cfg.Dir)); err != nil {
+		return fmt.Errorf("jetstream: cannot write %s: %w", s.damageMark(), err)
 	}
 	return nil
 }

@@ -63,6 +63,9 @@ func start(cfg Config) (*server, error) {
 	if err := s.reserve.adjust(); err != nil { // the start needs some space, too
 		cfg.Logger.Warn("cannot reserve disk space", "file", s.reserve.path, "err", err)
 	}
+	if _, err := os.Stat(s.damageMark()); err == nil {
+		s.damage.Store(1)
+	}
 	if s.live, err = s.launch(); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -110,7 +113,9 @@ func (s *server) launch() (*nats.Server, error) {
 func (s *server) reportTruncated(before map[string]int64) {
 	for name, now := range blockSizes(s.cfg.Dir) {
 		if cut := before[name] - now; cut > 0 {
-			s.damage.Add(1)
+			if err := s.addDamage(1); err != nil {
+				s.cfg.Logger.Error("cannot mark the damage for the next start", "err", err)
+			}
 			s.cfg.Logger.Error("invalid data at the end of a block truncated (torn write or damaged disk)",
 				"file", name, "bytes", cut, "left", now)
 		}

@@ -138,8 +138,13 @@ func (q *logQueue) Run(ctx context.Context) error {
 	q.mu.Lock()
 	data := q.checkpoints.next(q.table)
 	q.mu.Unlock()
-	if data != nil {
-		q.saveCheckpoint(data)
+	if data == nil || !q.saveCheckpoint(data) {
+		return nil
+	}
+	// Tasks that are in doubt because of damage have ended, or are in the checkpoint. Without this, the
+	// next start compares again.
+	if err := q.cfg.Engine.ForgetDamage(); err != nil {
+		q.cfg.Logger.Warn("cannot remove the mark of damage", "err", err)
 	}
 	return nil
 }
@@ -164,10 +169,12 @@ func (q *logQueue) saveCheckpoints(ctx context.Context) {
 	}
 }
 
-func (q *logQueue) saveCheckpoint(data []byte) {
-	if err := writeCheckpoint(q.cfg.Checkpoint, data); err != nil {
+func (q *logQueue) saveCheckpoint(data []byte) (saved bool) {
+	err := writeCheckpoint(q.cfg.Checkpoint, data)
+	if err != nil {
 		q.cfg.Logger.Warn("cannot write the checkpoint of the queue", "err", err)
 	}
+	return err == nil
 }
 
 // runSchedule starts to send tasks that become due, until ctx ends or the queue drains.

@@ -459,6 +459,7 @@ func TestDamagedRecordsOfLog(t *testing.T) {
 	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
+	journal := j.clone()
 	blocks, err := filepath.Glob(filepath.Join(crashed, "jetstream", "*", "streams", history.Stream, "msgs", "*.blk"))
 	if err != nil || len(blocks) != 1 {
 		t.Fatal(blocks, err)
@@ -473,20 +474,35 @@ func TestDamagedRecordsOfLog(t *testing.T) {
 	if err := os.WriteFile(blocks[0], data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	newSender := newFakeSender()
-	f = openQueue(t, crashed, j.clone(), newSender, queue.Config{})
-	f.journal.waitEnded(t, append(scheduled, sending, repeated)...)
-	for i, n := range scheduled {
-		r, lost := f.receipt(t, n), i == 3
-		if lost != (r.Reason == push.ReasonTaskLost) || lost == (r.Status() == push.StatusAccepted) || lost == (newSender.count(n.ID) == 1) {
-			t.Errorf("%d: %+v, sent %d times", i, r, newSender.count(n.ID))
+	for _, repairedBefore := range []bool{false, true} { // by a process that died before it compared anything
+		damaged := t.TempDir()
+		if err := os.CopyFS(damaged, os.DirFS(crashed)); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if r := f.receipt(t, sending); r.Reason != "IN_DOUBT" || newSender.count(sending.ID) != 0 {
-		t.Errorf("%+v, sent %d times", r, newSender.count(sending.ID))
-	}
-	if newSender.count(repeated.ID) != 1 {
-		t.Errorf("sent %d times", newSender.count(repeated.ID))
+		if repairedBefore {
+			e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: damaged, Reserve: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		newSender := newFakeSender()
+		f = openQueue(t, damaged, journal.clone(), newSender, queue.Config{})
+		f.journal.waitEnded(t, append(scheduled, sending, repeated)...)
+		for i, n := range scheduled {
+			r, lost := f.receipt(t, n), i == 3
+			if lost != (r.Reason == push.ReasonTaskLost) || lost == (r.Status() == push.StatusAccepted) || lost == (newSender.count(n.ID) == 1) {
+				t.Errorf("%d: %+v, sent %d times", i, r, newSender.count(n.ID))
+			}
+		}
+		if r := f.receipt(t, sending); r.Reason != "IN_DOUBT" || newSender.count(sending.ID) != 0 {
+			t.Errorf("%+v, sent %d times", r, newSender.count(sending.ID))
+		}
+		if newSender.count(repeated.ID) != 1 {
+			t.Errorf("sent %d times", newSender.count(repeated.ID))
+		}
 	}
 }
 
