@@ -4,7 +4,6 @@ package queue
 
 import (
 	"context"
-	"slices"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/push"
@@ -31,22 +30,7 @@ func (q *logQueue) compare(ctx context.Context) error {
 			lost = append(lost, id.String())
 		}
 	}
-	return q.endAll(ctx, lost)
-}
-
-// endAll ends notifications that have no task: it is damaged, or they were sent synchronously by a
-// process that died.
-func (q *logQueue) endAll(ctx context.Context, ids []string) error {
-	ended := map[string]int{}
-	for group := range slices.Chunk(ids, recoveryGroup) {
-		if err := q.cfg.endMissing(ctx, group, ended); err != nil {
-			return err
-		}
-	}
-	for reason, count := range ended {
-		q.cfg.Logger.Warn("notifications without a task in the queue ended as unknown", "reason", reason, "notifications", count)
-	}
-	return nil
+	return q.cfg.endAllMissing(ctx, lost)
 }
 
 // compareTask returns whether the notification has a task.

@@ -154,7 +154,7 @@ func (q *logQueue) prepare(ctx context.Context) bool {
 	return retryUntilDone(ctx, q.cfg.Logger, "cannot move the tasks of an earlier version; retrying", func() error { return q.migrate(ctx) }) &&
 		(q.cfg.Engine.Damage() == 0 ||
 			retryUntilDone(ctx, q.cfg.Logger, "cannot compare the history with the queue; retrying", func() error { return q.compare(ctx) })) &&
-		retryUntilDone(ctx, q.cfg.Logger, "cannot end interrupted sends; retrying", func() error { return q.endAll(ctx, q.interrupted) })
+		retryUntilDone(ctx, q.cfg.Logger, "cannot end interrupted sends; retrying", func() error { return q.cfg.endAllMissing(ctx, q.interrupted) })
 }
 
 // saveCheckpoints writes checkpoints until ctx ends.

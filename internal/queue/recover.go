@@ -134,16 +134,25 @@ func (q *clusterQueue) recover(ctx context.Context, seq uint64) error {
 			ids = append(ids, id.String())
 		}
 	}
+	if err := q.cfg.endAllMissing(ctx, ids); err != nil {
+		return err
+	}
+	q.recoveredSeq.Store(max(seq, q.recoveredSeq.Load()))
+	return nil
+}
+
+// endAllMissing ends notifications that have no task: it is damaged or was never stored, or they were
+// sent synchronously by a process that died.
+func (c *Config) endAllMissing(ctx context.Context, ids []string) error {
 	ended := map[string]int{}
 	for group := range slices.Chunk(ids, recoveryGroup) {
-		if err := q.cfg.endMissing(ctx, group, ended); err != nil {
+		if err := c.endMissing(ctx, group, ended); err != nil {
 			return err
 		}
 	}
 	for reason, count := range ended {
-		q.cfg.Logger.Warn("notifications without a task in the queue ended as unknown", "reason", reason, "notifications", count)
+		c.Logger.Warn("notifications without a task in the queue ended as unknown", "reason", reason, "notifications", count)
 	}
-	q.recoveredSeq.Store(max(seq, q.recoveredSeq.Load()))
 	return nil
 }
 
