@@ -212,7 +212,7 @@ func runBoth(p process, services *mockprovider.Mock, g *gateway.Gateway) error {
 func (d devCmd) announce(p process, file string, info readyInfo) error {
 	printf(p.stdout, "%s", d.banner(file, info))
 	text, err := json.MarshalIndent(info, "", "  ")
-	return errors.Join(err, writeAtomically(d.ReadyFile, append(text, '\n')))
+	return errors.Join(err, writeReadyFile(d.ReadyFile, append(text, '\n')))
 }
 
 // banner returns the text that dev prints at its start.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -104,28 +105,13 @@ func announce(p process, readyFile string, ready any) error {
 	if _, err := p.stdout.Write(text); err != nil {
 		return err
 	}
-	return writeAtomically(readyFile, text)
+	return writeReadyFile(readyFile, text)
 }
 
-// writeAtomically writes a file with a rename, so that readers never see a partial file. Only the
-// owner can read the file because it can contain a key.
-func writeAtomically(path string, text []byte) error {
+// writeReadyFile writes the ready file, if there is one. It can contain a key.
+func writeReadyFile(path string, text []byte) error {
 	if path == "" {
 		return nil
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), ".ready-")
-	if err != nil {
-		return err
-	}
-	_, err = temp.Write(text)
-	if closeErr := temp.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(temp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(temp.Name())
-	}
-	return err
+	return atomicfile.Write(path, text)
 }

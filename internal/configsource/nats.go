@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/internal/panics"
 )
 
@@ -119,17 +119,8 @@ func (n *NATS) Commit(text []byte, files []string) error {
 	if bytes.Equal(n.saved, text) {
 		return nil
 	}
-	temp, err := os.CreateTemp(filepath.Dir(n.cfg.Snapshot), ".snapshot-*") // mode 0600
-	if err != nil {
+	if err := atomicfile.Write(n.cfg.Snapshot, text); err != nil {
 		return fmt.Errorf("config: snapshot: %w", err)
-	}
-	_, err = temp.Write(text)
-	err = errors.Join(err, temp.Sync(), temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), n.cfg.Snapshot)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("config: snapshot: %w", err), os.Remove(temp.Name()))
 	}
 	n.saved = bytes.Clone(text)
 	return nil

@@ -19,6 +19,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
@@ -451,7 +452,7 @@ func (h *History) updateFirstSeq(ctx context.Context) error {
 	}
 	if last := h.entries.lastIndexOf(first - 1); last >= 0 {
 		text, _ := json.Marshal(dropped{first - 1, last}) // always succeeds
-		if err := replaceFile(filepath.Join(h.cfg.Dir, droppedFile), text); err != nil {
+		if err := atomicfile.Write(filepath.Join(h.cfg.Dir, droppedFile), text); err != nil {
 			h.cfg.Logger.Warn("cannot write the index", "err", err)
 		}
 	}

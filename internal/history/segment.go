@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/record"
 )
@@ -141,23 +142,8 @@ func writeSegment(name string, s *openSegment) error {
 		b = binary.LittleEndian.AppendUint64(b, e.hash)
 		b = binary.LittleEndian.AppendUint64(b, uint64(e.position))
 	}
-	return replaceFile(name, b)
-}
-
-// replaceFile writes a file, which is never incomplete.
-func replaceFile(name string, data []byte) error {
-	temp := name + ".new"
-	file, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := atomicfile.Write(name, b); err != nil {
 		return fmt.Errorf("history: %w", err)
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(temp, name)
-	}
-	if err != nil {
-		return fmt.Errorf("history: %w", errors.Join(err, os.Remove(temp)))
 	}
 	return nil
 }

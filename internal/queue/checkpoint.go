@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
@@ -180,23 +179,6 @@ func (r *checkpointReader) text() string {
 	s := string(r.b[:length])
 	r.b = r.b[length:]
 	return s
-}
-
-// writeCheckpoint replaces the file, which is never incomplete.
-func writeCheckpoint(name string, data []byte) (err error) {
-	temp, err := os.CreateTemp(filepath.Dir(name), ".checkpoint-*")
-	if err != nil {
-		return fmt.Errorf("queue: %w", err)
-	}
-	_, err = temp.Write(data)
-	err = errors.Join(err, temp.Sync(), temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), name)
-	}
-	if err != nil {
-		return fmt.Errorf("queue: checkpoint: %w", errors.Join(err, os.Remove(temp.Name())))
-	}
-	return nil
 }
 
 // readCheckpoint returns the table of the checkpoint in a file, or errNoCheckpoint.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
@@ -170,7 +171,7 @@ func (q *logQueue) saveCheckpoints(ctx context.Context) {
 }
 
 func (q *logQueue) saveCheckpoint(data []byte) (saved bool) {
-	err := writeCheckpoint(q.cfg.Checkpoint, data)
+	err := atomicfile.Write(q.cfg.Checkpoint, data)
 	if err != nil {
 		q.cfg.Logger.Warn("cannot write the checkpoint of the queue", "err", err)
 	}
