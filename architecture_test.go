@@ -47,6 +47,7 @@ var packages = map[string]packageRule{
 		"mockprovider/apns", "mockprovider/fcm", "mockprovider/h2", "mockprovider/ledger", "mockprovider/oauth", "mockprovider/script", "mockprovider/webpush",
 	}, why: "a mock that shares code with the product repeats the product's mistakes"},
 	"internal/asyncwriter":     {layer: 0},
+	"internal/buildinfo":       {layer: 0},
 	"internal/config":          {layer: 0},
 	"internal/jsonobj":         {layer: 0},
 	"internal/atomicfile":      {layer: 0},
@@ -89,7 +90,7 @@ var packages = map[string]packageRule{
 	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/loglimit", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},
 
 	"client":           {layer: 3, mayImport: []string{"push", "wire", "internal/delivery", "pool", "zone", "retry"}, why: "it calls gateways over HTTP; only its tests run one"},
-	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/panics", "internal/webhooks"}},
+	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/buildinfo", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/panics", "internal/webhooks"}},
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
@@ -97,7 +98,7 @@ var packages = map[string]packageRule{
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
-		"internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/config", "internal/configsource", "internal/jetstream", "internal/bench", "internal/panics",
+		"internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/buildinfo", "internal/config", "internal/configsource", "internal/jetstream", "internal/bench", "internal/panics",
 		"internal/report", "internal/subprocess", "mockprovider", "providers/webpush", "push", "internal/api",
 	}},
 	"internal/scorecard": {layer: 5, why: "it has only tests"},

@@ -7,13 +7,13 @@ package metrics
 import (
 	"log/slog"
 	"net/http"
-	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sluice-push/sluice/internal/buildinfo"
 	"github.com/sluice-push/sluice/internal/panics"
 )
 
@@ -85,18 +85,10 @@ func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // buildInfo returns a metric with the version information of the binary as labels.
 func buildInfo() prometheus.Collector {
-	version, revision, compiler := "unknown", "unknown", "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version, compiler = info.Main.Version, info.GoVersion
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = s.Value
-			}
-		}
-	}
+	info := buildinfo.Read()
 	g := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sluice_build_info", Help: "Always 1. The labels identify the build.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "go_version": compiler},
+		ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Commit, "go_version": info.GoVersion},
 	})
 	g.Set(1)
 	return g
