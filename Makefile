@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo ci
+.PHONY: notices site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: ## gofmt, vet, staticcheck, errcheck, retired names, unbounded waits in te
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
 	$(GO) test -count=1 -run 'TestRetired|TestWaits|TestDesign|TestPages' .
+
+site: ## write the documentation as a static site to data/site
+	$(GO) run ./internal/docsite/build data/site
 
 notices: ## write THIRD_PARTY_NOTICES.md, the licences of the modules in the binary
 	$(TOOL) go-licenses report --template tools/notices.tmpl ./cmd/gateway | tr -d '\r' >THIRD_PARTY_NOTICES.md

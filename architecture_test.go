@@ -46,6 +46,9 @@ var packages = map[string]packageRule{
 	"mockprovider": {layer: 3, mayImport: []string{
 		"mockprovider/apns", "mockprovider/fcm", "mockprovider/h2", "mockprovider/ledger", "mockprovider/oauth", "mockprovider/script", "mockprovider/webpush",
 	}, why: "a mock that shares code with the product repeats the product's mistakes"},
+	"docs":                     {layer: 0},
+	"internal/docsite":         {layer: 0, why: "the documentation is an fs.FS"},
+	"internal/docsite/build":   {layer: 1, mayImport: []string{"docs", "internal/docsite"}},
 	"internal/asyncwriter":     {layer: 0},
 	"internal/buildinfo":       {layer: 0},
 	"internal/config":          {layer: 0},

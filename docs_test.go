@@ -11,12 +11,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/docsite"
 	"github.com/sluice-push/sluice/internal/subprocess"
 	"github.com/sluice-push/sluice/internal/testtool"
 	"github.com/sluice-push/sluice/mockprovider"
@@ -73,7 +75,7 @@ func readCodeBlocks(t *testing.T, file string) (blocks []codeBlock) {
 // pages lists the Markdown files of the documentation.
 func pages(t *testing.T) (files []string) {
 	t.Helper()
-	for _, pattern := range []string{"docs/*.md", "docs/decisions/*.md", "docs/runbooks/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
+	for _, pattern := range []string{"docs/*.md", "docs/*/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || found == nil {
 			t.Fatalf("%s: %v", pattern, err)
@@ -107,6 +109,39 @@ func TestPagesAreFormatted(t *testing.T) {
 			}
 			if indentedCommand.MatchString(line) {
 				t.Errorf("%s:%d: a command must be in a fenced block: %s", file, i+1, line)
+			}
+		}
+	}
+}
+
+// TestPagesLinkToExistingPages checks the links to files and to headings.
+func TestPagesLinkToExistingPages(t *testing.T) {
+	rendered := map[string]*docsite.Page{}
+	render := func(file string) *docsite.Page {
+		if rendered[file] == nil {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rendered[file], err = docsite.Render(text, func(destination string) string { return destination }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return rendered[file]
+	}
+	for _, file := range pages(t) {
+		for _, link := range render(file).Links {
+			target, anchor := docsite.SplitLink(file, link)
+			if target == "" {
+				continue
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s: no such file", file, link)
+				continue
+			}
+			hasAnchor := func(h docsite.Heading) bool { return h.Anchor == anchor }
+			if anchor != "" && filepath.Ext(target) == ".md" && !slices.ContainsFunc(render(target).Headings, hasAnchor) {
+				t.Errorf("%s: %s: the page has no such heading", file, link)
 			}
 		}
 	}
