@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo ci
+.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ lint: ## gofmt, vet, staticcheck, errcheck, retired names, unbounded waits in te
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
 	$(GO) test -count=1 -run 'TestRetired|TestWaits|TestDesign|TestPages' .
+
+REFERENCES = ./internal/config ./internal/metrics ./internal/gateway
+reference: ## write the pages of docs that are generated from the code: docs/reference, mapping.md, the tables of metrics.md
+	UPDATE=1 $(GO) test -count=1 -run 'UpToDate' $(REFERENCES)
 
 site: ## write the documentation as a static site to data/site
 	$(GO) run ./internal/docsite/build data/site

@@ -77,7 +77,7 @@ func (openAPICmd) Run(p process) error {
 }
 
 type schemaCmd struct {
-	Markdown bool `help:"Print a table of all keys in Markdown instead."`
+	Markdown bool `help:"Print the reference of all keys in Markdown instead."`
 }
 
 // Help returns the description and examples.

@@ -112,9 +112,11 @@ func parseValue(v reflect.Value, text string) error {
 	}
 }
 
-// kind describes a type of value in errors and in the schema.
+// kind describes a type of value in errors, in the schema and in the reference.
 type kind struct {
+	name        string // in the reference
 	description string
+	unit        string // the units of a value with a unit
 	json        string // JSON Schema's type
 	pattern     string
 	example     string
@@ -124,35 +126,35 @@ type kind struct {
 func kindOf(t reflect.Type) kind {
 	switch reflect.Zero(t).Interface().(type) {
 	case time.Duration:
-		return kind{"a duration with its unit", "string", `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`, "5s"}
+		return kind{"duration", "a duration with its unit", "`ms`, `s`, `m`, `h`", "string", `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`, "5s"}
 	case Bytes:
-		return kind{"a size with its unit", "string", `^[0-9]+ ?(B|kB|KB|MB|GB|KiB|MiB|GiB)$`, "1MiB"}
+		return kind{"size", "a size with its unit", "`KiB`, `MiB`, `GiB`, `kB`, `MB`, `GB`, `B`", "string", `^[0-9]+ ?(B|kB|KB|MB|GB|KiB|MiB|GiB)$`, "1MiB"}
 	case Percent:
-		return kind{"a percentage", "string", `^[0-9]+(\.[0-9]+)? ?%$`, "10%"}
+		return kind{"percentage", "a percentage", "`%`", "string", `^[0-9]+(\.[0-9]+)? ?%$`, "10%"}
 	case Rate:
-		return kind{"none, or a rate above zero, per s, min, h or d", "string", `^(none|[0-9]+ ?/ ?(s|min|h|d))$`, "600000/min"}
+		return kind{"rate", "none, or a rate above zero, per s, min, h or d", "notifications per `s`, `min`, `h` or `d`", "string", `^(none|[0-9]+ ?/ ?(s|min|h|d))$`, "600000/min"}
 	case Address:
-		return kind{"an address to listen on: host:port, unix:/path (up to 100 bytes) or systemd:NAME", "string", `^(.*:[0-9]+|unix:/.+|systemd:[A-Za-z0-9._-]+)$`, "127.0.0.1:8080"}
+		return kind{"address", "an address to listen on: host:port, unix:/path (up to 100 bytes) or systemd:NAME", "", "string", `^(.*:[0-9]+|unix:/.+|systemd:[A-Za-z0-9._-]+)$`, "127.0.0.1:8080"}
 	case Endpoint:
-		return kind{"an address as ip:port", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
+		return kind{"endpoint", "an address as ip:port", "", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
 	case Network:
-		return kind{"a network as address/length", "string", `^[0-9a-fA-F.:]+/[0-9]+$`, "10.0.0.0/8"}
+		return kind{"network", "a network as address/length", "", "string", `^[0-9a-fA-F.:]+/[0-9]+$`, "10.0.0.0/8"}
 	case ProxyURL:
-		return kind{"none, or a URL http://host:port, https://host:port or socks5://host:port, without user and password (put them into credentials_file)", "string",
+		return kind{"URL of a proxy", "none, or a URL http://host:port, https://host:port or socks5://host:port, without user and password (put them into credentials_file)", "", "string",
 			`^(none|(https?|socks5)://[^/?#@]+:[0-9]+/?)$`, "http://proxy.internal:3128"}
 	case NoProxy:
-		return kind{"a host name, an IP address or a network as address/length", "string", `^[0-9A-Za-z.:_*-]+(/[0-9]+)?$`, "internal.example.com"}
+		return kind{"host or network", "a host name, an IP address or a network as address/length", "", "string", `^[0-9A-Za-z.:_*-]+(/[0-9]+)?$`, "internal.example.com"}
 	case Base:
-		return kind{"an https URL with nothing after the port", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
+		return kind{"URL", "an https URL with nothing after the port", "", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
 	case URL:
-		return kind{"an https URL without user or query", "string", `^https://[^?#@]+$`, "https://localhost:2197/token"}
+		return kind{"URL", "an https URL without user or query", "", "string", `^https://[^?#@]+$`, "https://localhost:2197/token"}
 	case int:
-		return kind{description: "a whole number", json: "integer"}
+		return kind{name: "number", description: "a whole number", json: "integer"}
 	case bool:
-		return kind{description: "true or false", json: "boolean"}
+		return kind{name: "boolean", description: "true or false", json: "boolean"}
 	case File:
-		return kind{description: "the path of a file", json: "string"}
+		return kind{name: "file", description: "the path of a file", json: "string"}
 	default:
-		return kind{description: "a string", json: "string"}
+		return kind{name: "string", description: "a string", json: "string"}
 	}
 }

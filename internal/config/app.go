@@ -58,9 +58,9 @@ func (c *Config) Proxies() []ProxyBlock {
 // Key is one API key, stored as its hash. `gateway key` generates both.
 type Key struct {
 	// Name of the key in logs and metrics.
-	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	Name string `name:"name" example:"backend" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// SHA-256 of the key, as gateway key prints it. Never put the key itself here.
-	Hash string `name:"hash" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
+	Hash string `name:"hash" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
 	// What the key allows: send sends notifications, read reads notifications and channels,
 	// channels creates and deletes broadcast channels. Deleting a channel removes it for all its
 	// subscribers.
@@ -74,22 +74,22 @@ type Key struct {
 type Webhook struct {
 	// Name in logs and status. The position in the event stream is stored under this name: a new
 	// name starts with the next event.
-	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	Name string `name:"name" example:"crm" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// URL that the events are posted to. It is never printed, because its path may contain a
 	// secret.
-	URL URL `name:"url" required:"true" secret:"true"`
+	URL URL `name:"url" example:"https://crm.example.com/push-events" required:"true" secret:"true"`
 	// Secret for the signature: whsec_ and 24 to 64 bytes in base64. Prefer secret_file.
-	Secret string `name:"secret" secret:"true" allowed:"/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/whsec_ and 24 to 64 bytes in base64"`
+	Secret string `name:"secret" example:"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" secret:"true" allowed:"/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/whsec_ and 24 to 64 bytes in base64"`
 	// File with the secret, mode 0600. To rotate the secret, put the new and the old one on a line
 	// each.
-	SecretFile File `name:"secret_file"`
+	SecretFile File `name:"secret_file" example:"crm.secret"`
 	// Statuses to report. Empty reports every final status.
-	Events []string `name:"events" allowed:"queued|scheduled|sending|accepted|unregistered|refused|throttled|unauthorized|unavailable|unknown|expired|cancelled"`
+	Events []string `name:"events" example:"unregistered,refused" allowed:"queued|scheduled|sending|accepted|unregistered|refused|throttled|unauthorized|unavailable|unknown|expired|cancelled"`
 	// Private networks that the receiver may be in, such as 10.0.0.0/8. By default only public
 	// addresses are called, even if the name resolves to a private one.
 	Networks []Network `name:"networks"`
 	// Root certificates to trust instead of those of the system, in PEM.
-	CAFile File   `name:"ca_file"`
+	CAFile File   `name:"ca_file" example:"crm-ca.pem"`
 	Proxy  *Proxy `name:"proxy"`
 }
 
@@ -98,37 +98,37 @@ type Webhook struct {
 type APNs struct {
 	// The .p8 key from Apple's developer site, mode 0600: anyone who can read it can push to all
 	// your apps.
-	KeyFile File `name:"key_file"`
+	KeyFile File `name:"key_file" example:"AuthKey_ABC123DEFG.p8"`
 	// ID of the key, 10 characters; Apple shows it beside the key and in the file name.
-	KeyID string `name:"key_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
+	KeyID string `name:"key_id" example:"ABC123DEFG" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
 	// ID of the team, 10 characters, from the membership page.
-	TeamID string `name:"team_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
+	TeamID string `name:"team_id" example:"DEF123GHIJ" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
 	// Bundle ID of the app. The gateway adds suffixes such as .voip according to the push type. A
 	// certificate for a single topic needs none.
-	Topic string `name:"topic" allowed:"/^[A-Za-z0-9][A-Za-z0-9.-]{0,254}$/a bundle ID: letters, digits, dots and dashes"`
+	Topic string `name:"topic" example:"com.example.shop" allowed:"/^[A-Za-z0-9][A-Za-z0-9.-]{0,254}$/a bundle ID: letters, digits, dots and dashes"`
 	// Environment of notifications that name none (apns.environment). A device token or channel
 	// belongs to one environment and is invalid in the other.
-	Environment string `name:"environment" default:"production" allowed:"production|sandbox"`
+	Environment string `name:"environment" example:"sandbox" default:"production" allowed:"production|sandbox"`
 	// Client certificate in PEM, instead of a token key.
-	CertFile File `name:"cert_file"`
+	CertFile File `name:"cert_file" example:"shop-apns.pem"`
 	// Private key of the certificate in PEM, mode 0600.
-	CertKeyFile File `name:"cert_key_file"`
+	CertKeyFile File `name:"cert_key_file" example:"shop-apns.key"`
 	// Try a token that one environment does not accept (BadDeviceToken) in the other environment,
 	// once, and remember where it was accepted. Applies to notifications that name no environment.
 	// A token that is invalid in both costs one additional refused request.
-	LearnEnvironment bool `name:"learn_environment" default:"false"`
+	LearnEnvironment bool `name:"learn_environment" example:"true" default:"false"`
 	// URL to use instead of Apple's, such as that of a mock. It serves both environments. For a
 	// mock that distinguishes them, leave url out and set endpoints.
 	URL Base `name:"url"`
 	// URL to use instead of Apple's channel management, for both environments. If url or endpoints
 	// is set and manage_url is not, there is no channel management, so that no test reaches Apple.
-	ManageURL Base `name:"manage_url"`
+	ManageURL Base `name:"manage_url" example:"https://localhost:2196"`
 	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests
 	// only: they are not updated when Apple's addresses change.
 	Endpoints []Endpoint `name:"endpoints"`
 	// Root certificates to trust instead of those of the system, in PEM. For mocks with their own
 	// certificate.
-	CAFile File      `name:"ca_file"`
+	CAFile File      `name:"ca_file" example:"mock-ca.pem"`
 	Proxy  *Proxy    `name:"proxy"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
@@ -143,19 +143,19 @@ type FCM struct {
 	// named in them. Empty uses Google's application default credentials: the file named by
 	// GOOGLE_APPLICATION_CREDENTIALS, else gcloud's, else the service account of the machine or
 	// workload on Google Cloud.
-	ServiceAccountFile File `name:"service_account_file"`
+	ServiceAccountFile File `name:"service_account_file" example:"shop-firebase.json"`
 	// Project to send in. Empty uses the project of the service account's key, or of the machine.
-	ProjectID string `name:"project_id" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
+	ProjectID string `name:"project_id" example:"shop-1234" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
 	// URL of the service, or of a mock.
 	URL Base `name:"url" default:"https://fcm.googleapis.com"`
 	// URL where access tokens are fetched with a service account's key. Empty uses the URL in the
 	// key file.
-	TokenURL URL `name:"token_url"`
+	TokenURL URL `name:"token_url" example:"https://localhost:4431/token"`
 	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests.
-	Endpoints []Endpoint `name:"endpoints"`
+	Endpoints []Endpoint `name:"endpoints" example:"127.0.0.1:4430"`
 	// Root certificates to trust instead of those of the system, in PEM, for url and token_url. For
 	// mocks.
-	CAFile File      `name:"ca_file"`
+	CAFile File      `name:"ca_file" example:"mock-ca.pem"`
 	Proxy  *Proxy    `name:"proxy"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
@@ -166,9 +166,9 @@ type FCM struct {
 type WebPush struct {
 	// VAPID private key in PEM, as `gateway key vapid` generates it, or in base64url. Subscriptions
 	// are bound to this key: if you lose it, you lose all of them.
-	VAPIDKeyFile File `name:"vapid_key_file" required:"true"`
+	VAPIDKeyFile File `name:"vapid_key_file" example:"vapid.pem" required:"true"`
 	// How a push service can contact you: mailto: or https:.
-	Subject string `name:"subject" required:"true" allowed:"/^(mailto:|https://).+$/a contact that starts with mailto: or https://"`
+	Subject string `name:"subject" example:"mailto:ops@example.com" required:"true" allowed:"/^(mailto:|https://).+$/a contact that starts with mailto: or https://"`
 	// Hosts that subscriptions may name: a host name, *. and a name for all its subdomains, or *
 	// for every public host. Subscriptions come from untrusted users, so this list limits which
 	// hosts they can make the gateway call.
@@ -177,9 +177,9 @@ type WebPush struct {
 	// names.
 	URL Base `name:"url"`
 	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests.
-	Endpoints []Endpoint `name:"endpoints"`
+	Endpoints []Endpoint `name:"endpoints" example:"127.0.0.1:4432"`
 	// Root certificates to trust instead of those of the system, in PEM. For mocks.
-	CAFile File      `name:"ca_file"`
+	CAFile File      `name:"ca_file" example:"mock-ca.pem"`
 	Proxy  *Proxy    `name:"proxy"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`

@@ -17,6 +17,8 @@ import "time"
 //   - required
 //   - inherit: the block of Config whose values this block starts with
 //   - secret: the value is never printed
+//   - restart: a reload cannot change the key or the keys of the block
+//   - example: a value for the reference, where neither the default nor the type has a good one
 
 // Config is a whole configuration file.
 type Config struct {
@@ -24,9 +26,9 @@ type Config struct {
 	// systemd has opened (FileDescriptorName= in its unit). Without tls it is plain HTTP: if other
 	// machines can connect to the address, set tls or put a TLS proxy in front of it. Port 0 picks a
 	// free port.
-	Listen Address `name:"listen" default:"127.0.0.1:8080"`
+	Listen Address `name:"listen" example:"0.0.0.0:8080" restart:"true" default:"127.0.0.1:8080"`
 	// File mode of a Unix socket in listen: who may write to it may connect.
-	SocketMode string `name:"socket_mode" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
+	SocketMode string `name:"socket_mode" restart:"true" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
 	// Networks of the proxies and load balancers in front of the gateway, such as 10.0.0.0/8. Only
 	// from them is X-Forwarded-For believed, which gives the address of the caller in the log.
 	TrustedProxies []Network `name:"trusted_proxies"`
@@ -35,7 +37,7 @@ type Config struct {
 	Admin Admin `name:"admin"`
 	// Zone that this gateway runs in. Clients prefer gateways in their own zone; /v1/status shows
 	// it.
-	Zone string `name:"zone" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
+	Zone string `name:"zone" example:"tokyo-a" restart:"true" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
 
 	// Pool, Retry and Quota come before Apps because every provider of an app inherits their
 	// values.
@@ -49,10 +51,10 @@ type Config struct {
 	// Apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
 	Apps      map[string]*App `name:"apps" required:"true"`
 	DNS       DNS             `name:"dns"`
-	Queue     Queue           `name:"queue"`
-	History   History         `name:"history"`
+	Queue     Queue           `name:"queue" restart:"true"`
+	History   History         `name:"history" restart:"true"`
 	Limits    Limits          `name:"limits"`
-	Log       Log             `name:"log"`
+	Log       Log             `name:"log" restart:"true"`
 	Drain     Drain           `name:"drain"`
 	Readiness Readiness       `name:"readiness"`
 }
@@ -61,9 +63,9 @@ type Config struct {
 type Admin struct {
 	// Address of /metrics and /debug/pprof, in one of the forms of the other listen. It requires no
 	// key: keep it on loopback or behind a firewall.
-	Listen Address `name:"listen" default:"127.0.0.1:9090"`
+	Listen Address `name:"listen" example:"10.1.2.3:9090" restart:"true" default:"127.0.0.1:9090"`
 	// File mode of a Unix socket in admin.listen.
-	SocketMode string `name:"socket_mode" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
+	SocketMode string `name:"socket_mode" restart:"true" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
 	// TLS of the admin listener. With client_ca_file, Prometheus and probes need a certificate.
 	TLS TLS `name:"tls"`
 }
@@ -72,14 +74,15 @@ type Admin struct {
 // change; open connections continue. If new contents are invalid, the previous ones stay in use, and
 // the log says why.
 type TLS struct {
-	// Certificate of the gateway, followed by its intermediate certificates, in PEM. It turns TLS on.
-	CertFile File `name:"cert_file"`
+	// Certificate of the gateway, followed by its intermediate certificates, in PEM. It turns TLS on,
+	// which needs a restart.
+	CertFile File `name:"cert_file" example:"gateway.pem"`
 	// Private key of the certificate in PEM, mode 0600.
-	KeyFile File `name:"key_file"`
+	KeyFile File `name:"key_file" example:"gateway.key"`
 	// Certificates of authorities in PEM. Clients must then have a certificate of one of them, in
 	// addition to their API key; the log shows its name. Health checks of the listener need one too:
 	// the admin listener has /readyz without it.
-	ClientCAFile File `name:"client_ca_file"`
+	ClientCAFile File `name:"client_ca_file" example:"clients.pem"`
 }
 
 // TLSBlock is a TLS block and its path in the file.
@@ -200,17 +203,17 @@ type Retry struct {
 // but never allow one.
 type Rule struct {
 	// Outcome of the attempt. Empty matches every outcome.
-	Verdict string `name:"verdict" allowed:"throttled|unauthorized|unavailable|unknown"`
+	Verdict string `name:"verdict" example:"unavailable" allowed:"throttled|unauthorized|unavailable|unknown"`
 	// Reason in the receipt, such as InternalServerError. Empty matches every reason.
-	Reason string `name:"reason"`
+	Reason string `name:"reason" example:"InternalServerError"`
 	// Make a matching outcome final: do not retry.
 	Stop bool `name:"stop" default:"false"`
 	// Minimum wait, whatever the backoff. Google asks bulk senders to wait 10s after 500 and 503.
-	MinWait time.Duration `name:"min_wait" was:"least" allowed:"0s..10m"`
+	MinWait time.Duration `name:"min_wait" example:"10s" was:"least" allowed:"0s..10m"`
 	// Replaces retry.backoff or retry.throttled_backoff. 0s keeps them.
-	Backoff time.Duration `name:"backoff" allowed:"0s..10m"`
+	Backoff time.Duration `name:"backoff" example:"10s" allowed:"0s..10m"`
 	// Replaces retry.max_backoff. 0s keeps it.
-	MaxBackoff time.Duration `name:"max_backoff" allowed:"0s..10m"`
+	MaxBackoff time.Duration `name:"max_backoff" example:"1m" allowed:"0s..10m"`
 }
 
 // Quota configures how much may be sent to each provider.
@@ -225,7 +228,7 @@ type Quota struct {
 	WebPush Allowance `name:"webpush"`
 	// How the gateways of a cluster share these quotas. Limits of single devices and topics are not
 	// shared.
-	Shared Shared `name:"shared"`
+	Shared Shared `name:"shared" restart:"true"`
 }
 
 // Shared configures what a gateway may send when it loses the connection to the cluster.
@@ -252,19 +255,19 @@ type Allowance struct {
 	Rate Rate `name:"rate"`
 	// Notifications to one device; a burst of the whole count is allowed. FCM's limit for Android
 	// is 240/min. Empty sets no limit.
-	DeviceRate Rate `name:"device_rate"`
+	DeviceRate Rate `name:"device_rate" example:"240/min"`
 	// The same over a longer time. FCM's limit for Android is 5000/h. Empty sets no limit.
-	DeviceSustained Rate `name:"device_sustained"`
+	DeviceSustained Rate `name:"device_sustained" example:"5000/h"`
 	// Notifications to one device that may replace an earlier one; a burst of the whole count is
 	// allowed. FCM's limit is 20/h: a burst of 20, then one every three minutes. Empty sets no
 	// limit.
-	CollapsibleRate Rate `name:"collapsible_rate"`
+	CollapsibleRate Rate `name:"collapsible_rate" example:"20/h"`
 	// Notifications to one topic, condition or channel; a burst of the whole count is allowed.
 	// Empty sets no limit.
-	TopicRate Rate `name:"topic_rate"`
+	TopicRate Rate `name:"topic_rate" example:"100/min"`
 	// Notifications to all topics, conditions and channels together, spread evenly. Each causes a
 	// fan-out at the provider; Google runs a thousand fan-outs at a time. Empty sets no limit.
-	TopicsRate Rate `name:"topics_rate"`
+	TopicsRate Rate `name:"topics_rate" example:"1000/s"`
 	// Additional limits for a part of the traffic. Scopes in a provider block replace all of these.
 	Scopes []Scope `name:"scopes"`
 }
@@ -278,13 +281,13 @@ func (a *Allowance) Shared() bool {
 // Scope is an additional limit for some apps or lanes.
 type Scope struct {
 	// Name in status and metrics.
-	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	Name string `name:"name" example:"campaigns" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// Apps that the limit applies to. Empty means all apps that share the credential.
-	Apps []string `name:"apps"`
+	Apps []string `name:"apps" example:"shop"`
 	// Lanes that the limit applies to. Empty means all lanes.
-	Lanes []string `name:"lanes" allowed:"critical|normal|bulk"`
+	Lanes []string `name:"lanes" example:"bulk" allowed:"critical|normal|bulk"`
 	// How much these may send together, spread evenly.
-	Rate Rate `name:"rate" required:"true"`
+	Rate Rate `name:"rate" example:"100000/min" required:"true"`
 }
 
 // Proxy configures the way out of the network.
@@ -294,9 +297,9 @@ type Proxy struct {
 	// the environment variables HTTPS_PROXY and NO_PROXY; gateway check and the log say so.
 	URL ProxyURL `name:"url"`
 	// File with user:password for the proxy in one line, mode 0600.
-	CredentialsFile File `name:"credentials_file"`
+	CredentialsFile File `name:"credentials_file" example:"proxy.txt"`
 	// Root certificates of an https proxy to trust instead of those of the system, in PEM.
-	CAFile File `name:"ca_file"`
+	CAFile File `name:"ca_file" example:"proxy-ca.pem"`
 	// What is connected to directly: names with all their subdomains, .name for the subdomains alone,
 	// IP addresses and networks. localhost and loopback addresses always are. For names, only the name
 	// is compared.
@@ -307,7 +310,7 @@ type Proxy struct {
 type DNS struct {
 	// Name servers, as ip:port, tried in order until one responds. Empty uses the name servers of
 	// the system for Apple and Google, and the resolver of the system for mocks.
-	Servers []Endpoint `name:"servers"`
+	Servers []Endpoint `name:"servers" example:"10.0.0.2:53"`
 }
 
 // Queue configures the queue, which keeps asynchronous notifications and their history on disk.
@@ -316,7 +319,7 @@ type DNS struct {
 type Queue struct {
 	// Folder of the embedded queue. It contains device tokens and message text: keep it private, on
 	// a disk that survives a restart. Only one gateway can use it at a time.
-	Dir  File `name:"dir"`
+	Dir  File `name:"dir" example:"/var/lib/sluice/queue"`
 	NATS NATS `name:"nats"`
 	// Maximum size of the pending notifications on disk; the same limit applies to scheduled ones.
 	// Beyond it asynchronous calls are refused.
@@ -340,7 +343,7 @@ type History struct {
 	// Folder of the index. It can be deleted at any time: the gateway rebuilds it from the history.
 	// Empty stores it beside the embedded queue, or in a temporary folder if the queue is in a
 	// cluster.
-	Dir File `name:"dir"`
+	Dir File `name:"dir" example:"/var/lib/sluice/history"`
 	// How long events are kept.
 	MaxAge time.Duration `name:"max_age" default:"168h" allowed:"1h..8760h"`
 	// Maximum size of the events on disk. Beyond it the oldest are deleted, whatever their age, except
@@ -354,24 +357,24 @@ type History struct {
 // NATS configures a JetStream cluster in place of the embedded queue.
 type NATS struct {
 	// URL of the cluster. A password in it is never printed.
-	URL string `name:"url" secret:"true" allowed:"/^(nats|tls|ws|wss)://.+$/a URL that starts with nats://, tls://, ws:// or wss://"`
+	URL string `name:"url" example:"nats://nats-1.internal:4222,nats://nats-2.internal:4222" secret:"true" allowed:"/^(nats|tls|ws|wss)://.+$/a URL that starts with nats://, tls://, ws:// or wss://"`
 	// Credentials of a NATS user: its JWT and seed, as nsc and the NATS cloud export them (.creds),
 	// mode 0600. The file is read again at each reconnect.
-	CredentialsFile File `name:"credentials_file"`
+	CredentialsFile File `name:"credentials_file" example:"sluice.creds"`
 	// Seed of an NKey user, mode 0600.
-	NKeyFile File `name:"nkey_file"`
+	NKeyFile File `name:"nkey_file" example:"sluice.nk"`
 	// Root certificates to trust instead of those of the system, in PEM. Requires TLS, also with
 	// nats://.
-	CAFile File `name:"ca_file"`
+	CAFile File `name:"ca_file" example:"nats-ca.pem"`
 	// Client certificate in PEM, for servers with tls.verify. Requires TLS, too.
-	CertFile File `name:"cert_file"`
+	CertFile File `name:"cert_file" example:"sluice.pem"`
 	// Private key of the certificate in PEM, mode 0600.
-	KeyFile File `name:"key_file"`
+	KeyFile File `name:"key_file" example:"sluice.key"`
 	// Replicas of every message, an odd number. With one replica, messages are lost with its disk.
 	Replicas int `name:"replicas" default:"3" allowed:"1|3|5"`
 }
 
-// Limits bounds what callers can use.
+// Limits configures how much callers can use.
 type Limits struct {
 	// Maximum body size of a request with a single notification. Memory use grows with it.
 	Body Bytes `name:"body" default:"1MiB" allowed:"1KiB..64MiB"`
@@ -388,28 +391,28 @@ type Limits struct {
 	SendTimeout time.Duration `name:"send_timeout" was:"send_time" default:"25s" allowed:"100ms..10m"`
 	// Latency that the gateway aims for. It is reported to clients; nothing is cancelled when a
 	// notification takes longer.
-	TargetLatency time.Duration `name:"target_latency" was:"target_time" default:"1s" allowed:"1ms..10m"`
+	TargetLatency time.Duration `name:"target_latency" restart:"true" was:"target_time" default:"1s" allowed:"1ms..10m"`
 	// Maximum notifications in flight in the whole gateway, whatever they wait for. At the limit,
 	// or at four fifths of it for one app and platform, single calls get 503, and the items of a
 	// batch wait. Each needs about 35 KiB with its caller's connection, in a batch 13 KiB: the
 	// default needs up to 350 MB.
-	InFlight int `name:"in_flight" default:"10000" allowed:"16..1000000"`
+	InFlight int `name:"in_flight" restart:"true" default:"10000" allowed:"16..1000000"`
 	// Requests in flight that the gateway recommends to its callers, over all connections. Each
 	// connection is told its part, and the Go client respects it. No request is refused because of
 	// it.
-	Concurrency int `name:"concurrency" default:"4096" allowed:"8..1000000"`
+	Concurrency int `name:"concurrency" restart:"true" default:"4096" allowed:"8..1000000"`
 	// How long the gateway remembers that a provider has declared a token unregistered, and answers
 	// for the provider. 0s sends every time.
 	UnregisteredTTL time.Duration `name:"unregistered_ttl" was:"dead_tokens" default:"24h" allowed:"0s..720h"`
 	// Timeout for the header of a request, from its first byte; for the first request on a connection, from its start.
-	HeaderTimeout time.Duration `name:"header_timeout" default:"10s" allowed:"100ms..10m"`
+	HeaderTimeout time.Duration `name:"header_timeout" restart:"true" default:"10s" allowed:"100ms..10m"`
 	// How long a connection without a request stays open. Keep it above the idle timeout of the proxy or load balancer in
 	// front of the gateway (600 s is common): otherwise it can send a request on a connection that the gateway closes.
-	IdleTimeout time.Duration `name:"idle_timeout" default:"11m" allowed:"1s..24h"`
+	IdleTimeout time.Duration `name:"idle_timeout" restart:"true" default:"11m" allowed:"1s..24h"`
 	// Maximum connections of clients, and never more than half of the files that the process may open (ulimit -n): the other
 	// half is reserved for connections to providers and for the queue. At the limit, a new connection replaces the one that
 	// has been without a request for the longest time.
-	Connections int `name:"connections" default:"20000" allowed:"16..1000000"`
+	Connections int `name:"connections" restart:"true" default:"20000" allowed:"16..1000000"`
 	// Timeout for receiving a request body; in a batch, the next notification. It ends calls that
 	// stall.
 	BodyTimeout time.Duration `name:"body_timeout" was:"body_time" default:"15s" allowed:"100ms..10m"`

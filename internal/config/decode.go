@@ -37,6 +37,7 @@ type field struct {
 	allowed  allowed
 	required bool
 	secret   bool
+	restart  bool              // a reload cannot change the key
 	inherit  string            // the block of Config whose values the block starts with
 	def      reflect.Value     // the default; invalid if there is none
 	preset   map[string]string // defaults of keys within the block that replace the block's own
@@ -55,7 +56,7 @@ func fieldsOf(t reflect.Type) []field {
 		f := t.Field(i)
 		fields[i] = field{
 			StructField: f, name: f.Tag.Get("name"), was: f.Tag.Get("was"), allowed: parseAllowed(f.Tag.Get("allowed")),
-			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true",
+			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true", restart: f.Tag.Get("restart") == "true",
 			preset: parsePairs(f.Tag.Get("preset")), inherit: f.Tag.Get("inherit"),
 		}
 		switch def := f.Tag.Get("default"); {

@@ -19,6 +19,8 @@ type Change struct {
 	// From and To are the values as the file contains them, empty if there is none, and "(secret)"
 	// for a secret.
 	From, To string
+	// Restart is set if the key cannot change while the gateway runs.
+	Restart bool
 }
 
 // String returns the change in one line: "pool.size: 8 → 4".
@@ -30,41 +32,43 @@ func (c Change) String() string {
 // inherit is listed for each of these blocks.
 func Diff(from, to *Config) []Change {
 	var changes []Change
-	diff(&changes, "", reflect.ValueOf(from).Elem(), reflect.ValueOf(to).Elem())
+	diff(&changes, field{}, "", reflect.ValueOf(from).Elem(), reflect.ValueOf(to).Elem())
 	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Key, b.Key) })
 	return changes
 }
 
-func diff(changes *[]Change, path string, from, to reflect.Value) {
+// diff compares two values of key, which is a block or an item of a list.
+func diff(changes *[]Change, key field, path string, from, to reflect.Value) {
 	if !isBlock(from.Type()) {
-		diffValue(changes, path, from, to, false)
+		diffValue(changes, key, path, from, to)
 		return
 	}
 	for i, f := range fieldsOf(from.Type()) {
-		diffValue(changes, joinPath(path, f.name), from.Field(i), to.Field(i), f.secret)
+		f.restart = f.restart || key.restart
+		diffValue(changes, f, joinPath(path, f.name), from.Field(i), to.Field(i))
 	}
 }
 
 // diffValue compares two values of one key, which may contain blocks.
-func diffValue(changes *[]Change, path string, from, to reflect.Value, secret bool) {
+func diffValue(changes *[]Change, key field, path string, from, to reflect.Value) {
 	switch kind := from.Kind(); {
 	case reflect.DeepEqual(from.Interface(), to.Interface()):
 	case kind == reflect.Struct && isBlock(from.Type()):
-		diff(changes, path, from, to)
+		diff(changes, key, path, from, to)
 	case kind == reflect.Pointer && !from.IsNil() && !to.IsNil():
-		diff(changes, path, from.Elem(), to.Elem())
+		diff(changes, key, path, from.Elem(), to.Elem())
 	case kind == reflect.Map:
-		diffMaps(changes, path, from, to)
+		diffMaps(changes, key, path, from, to)
 	case kind == reflect.Slice && isBlock(from.Type().Elem()) && from.Len() == to.Len():
 		for i := range from.Len() {
-			diff(changes, fmt.Sprintf("%s[%d]", path, i), from.Index(i), to.Index(i))
+			diff(changes, key, fmt.Sprintf("%s[%d]", path, i), from.Index(i), to.Index(i))
 		}
 	default:
-		*changes = append(*changes, Change{path, formatValue(from, secret), formatValue(to, secret)})
+		*changes = append(*changes, Change{path, formatValue(from, key.secret), formatValue(to, key.secret), key.restart})
 	}
 }
 
-func diffMaps(changes *[]Change, path string, from, to reflect.Value) {
+func diffMaps(changes *[]Change, key field, path string, from, to reflect.Value) {
 	names := map[string]bool{}
 	for _, m := range [...]reflect.Value{from, to} {
 		for _, name := range m.MapKeys() {
@@ -75,11 +79,11 @@ func diffMaps(changes *[]Change, path string, from, to reflect.Value) {
 		was, is := from.MapIndex(reflect.ValueOf(name)), to.MapIndex(reflect.ValueOf(name))
 		switch at := joinPath(path, name); {
 		case !was.IsValid():
-			*changes = append(*changes, Change{at, "", "(new)"})
+			*changes = append(*changes, Change{at, "", "(new)", key.restart})
 		case !is.IsValid():
-			*changes = append(*changes, Change{at, "(set)", ""})
+			*changes = append(*changes, Change{at, "(set)", "", key.restart})
 		default:
-			diffValue(changes, at, was, is, false)
+			diffValue(changes, key, at, was, is)
 		}
 	}
 }

@@ -18,7 +18,8 @@ import (
 //go:embed config.go app.go
 var structSource embed.FS
 
-// fieldDocs returns the comment of each field of the structs, by TYPE.FIELD, on one line.
+// fieldDocs returns the comment of each struct and of each of its fields, by TYPE and TYPE.FIELD, on
+// one line.
 func fieldDocs() map[string]string {
 	found := map[string]string{}
 	for _, name := range []string{"config.go", "app.go"} {
@@ -28,6 +29,9 @@ func fieldDocs() map[string]string {
 			panic(err) // impossible: the file has been compiled
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
+			if group, ok := n.(*ast.GenDecl); ok && group.Tok == token.TYPE && group.Doc != nil {
+				found[group.Specs[0].(*ast.TypeSpec).Name.Name] = strings.Join(strings.Fields(group.Doc.Text()), " ")
+			}
 			if spec, ok := n.(*ast.TypeSpec); ok {
 				collectFieldDocs(spec, found)
 			}

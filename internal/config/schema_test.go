@@ -140,7 +140,8 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 			}
 		}
 	}
-	if !strings.Contains(config.Reference(), "| `pool.breaker.ejection` | a duration with its unit, from 100ms to 1h | `10s` | Duration of the first") {
-		t.Error("the reference has no row for pool.breaker.ejection as expected")
+	if !strings.Contains(config.Reference(), "#### pool.breaker.ejection\n\nDuration of the first ejection. Each") ||
+		!strings.Contains(config.Reference(), "| duration | `ms`, `s`, `m`, `h` | `10s` | `100ms` to `1h` | yes | `ejection: 10s` | `SLUICE_POOL_BREAKER_EJECTION` |") {
+		t.Error("the reference does not describe pool.breaker.ejection as expected")
 	}
 }

@@ -36,7 +36,7 @@ import (
 const mappingFile = "../../docs/mapping.md"
 
 // TestMappingDocIsUpToDate generates docs/mapping.md from the providers and compares it with the
-// file. After a change, UPDATE=1 go test ./internal/gateway -run Mapping writes the file.
+// file. After a change, make reference writes the file.
 func TestMappingDocIsUpToDate(t *testing.T) {
 	var want string
 	synctest.Test(t, func(t *testing.T) { want = mappingTable(t) })
@@ -50,7 +50,7 @@ func TestMappingDocIsUpToDate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Fatalf("%s is out of date (-want +got):\n%s", mappingFile, diff)
+		t.Fatalf("%s is out of date, update it with make reference (-want +got):\n%s", mappingFile, diff)
 	}
 }
 

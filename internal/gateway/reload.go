@@ -17,11 +17,6 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// restartKeys are the keys that a reload cannot change: they configure what is opened once at the
-// start, or copied into it.
-var restartKeys = []string{"listen", "admin.listen", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight",
-	"socket_mode", "admin.socket_mode", "limits.header_timeout", "limits.idle_timeout", "limits.connections"}
-
 // Follow loads the configuration and reloads the gateway for each message on changed, until changed
 // is closed. If load returns neither a configuration nor an error, nothing has changed. Errors are
 // logged and counted, and change nothing. After a reload without an error, Follow calls applied.
@@ -153,9 +148,7 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 	var restart []string
 	for _, change := range config.Diff(from, to) {
 		changes = append(changes, change.String())
-		if slices.ContainsFunc(restartKeys, func(key string) bool {
-			return change.Key == key || strings.HasPrefix(change.Key, key+".")
-		}) {
+		if change.Restart {
 			restart = append(restart, change.Key)
 		}
 	}

@@ -3,7 +3,6 @@
 package metrics_test
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -18,15 +17,15 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-var update = flag.Bool("update", false, "update the tables in docs/metrics.md")
-
 const (
 	document    = "../../docs/metrics.md"
-	tablesBegin = "<!-- tables: go test ./internal/metrics -update -->\n"
+	tablesBegin = "<!-- tables: make reference -->\n"
 	tablesEnd   = "<!-- end of tables -->\n"
 )
 
-func TestDocumentListsAllMetrics(t *testing.T) {
+// TestMetricsPageIsUpToDate compares the tables of the page with the metrics. After a change, make
+// reference writes them.
+func TestMetricsPageIsUpToDate(t *testing.T) {
 	text, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
@@ -40,8 +39,8 @@ func TestDocumentListsAllMetrics(t *testing.T) {
 	if want == string(text) {
 		return
 	}
-	if !*update {
-		t.Fatalf("%s does not match the metrics, update it with: go test ./internal/metrics -update", document)
+	if os.Getenv("UPDATE") == "" {
+		t.Fatalf("%s does not match the metrics, update it with: make reference", document)
 	}
 	if err := os.WriteFile(document, []byte(want), 0o644); err != nil {
 		t.Fatal(err)
