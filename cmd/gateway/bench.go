@@ -51,7 +51,7 @@ type benchCmd struct {
 	JSON    string   `name:"json" placeholder:"FILE" help:"Write the report to this file as JSON."`
 	HTML    string   `name:"html" placeholder:"FILE" help:"Write the report to this file as a self-contained HTML page."`
 	Compare bool     `help:"Compare the two JSON reports given as arguments instead of running a test."`
-	Reports []string `arg:"" optional:"" hidden:""`
+	Reports []string `arg:"" optional:"" help:"The two JSON reports of --compare."`
 }
 
 // Help returns the description and examples.

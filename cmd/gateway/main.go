@@ -115,12 +115,7 @@ func run(p process, args []string) (code int) {
 			panic(p)
 		}
 	}()
-	parser := kong.Must(new(cli), kong.Name("gateway"), kong.Writers(p.stdout, p.stderr), kong.UsageOnError(),
-		kong.Exit(func(code int) { panic(kongExit(code)) }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
-		kong.Description("Sluice sends push notifications to APNs, FCM and browsers through pools of monitored endpoints.\n\n"+
-			"Start with: gateway dev"),
-		kong.Vars{"version": "gateway " + version()})
+	parser := newParser(p)
 	kongcompletion.Register(parser)
 	parsed, err := parser.Parse(args)
 	if err != nil {
@@ -128,6 +123,16 @@ func run(p process, args []string) (code int) {
 		return exitUsage
 	}
 	return exitCode(p.log, parsed.Run(p))
+}
+
+// newParser returns the parser of the command line.
+func newParser(p process) *kong.Kong {
+	return kong.Must(new(cli), kong.Name("gateway"), kong.Writers(p.stdout, p.stderr), kong.UsageOnError(),
+		kong.Exit(func(code int) { panic(kongExit(code)) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+		kong.Description("Sluice sends push notifications to APNs, FCM and browsers through pools of monitored endpoints.\n\n"+
+			"Start with: gateway dev"),
+		kong.Vars{"version": "gateway " + version()})
 }
 
 type kongExit int
