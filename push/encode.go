@@ -134,6 +134,8 @@ func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 	if e.Target != nil {
 		b = append(appendClose(e.Target.appendFields(append(appendKey(b, "target"), '{'))), ',')
 	}
+	b = appendNonEmpty(b, "traceparent", e.TraceParent)
+	b = appendNonEmpty(b, "tracestate", e.TraceState)
 	b = appendBase64(b, "key_hash", e.KeyHash)
 	b = appendBase64(b, "body_hash", e.BodyHash)
 	return appendClose(b), errors.Join(errs[:]...)

@@ -29,6 +29,8 @@ type Event struct {
 	// Target is the unregistered target, if Status is unregistered. The app's backend must delete
 	// it unless it has a registration newer than the receipt's dead_since.
 	Target *Target `json:"target,omitempty"`
+	// TraceContext is that of the notification. An event with the status sending or cancelled can lack it.
+	TraceContext
 	// KeyHash is the SHA-256 of the app and its Idempotency-Key, BodyHash that of the request body.
 	// Both are empty without a key. Feeds omit them.
 	KeyHash  []byte `json:"key_hash,omitempty"`

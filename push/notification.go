@@ -26,6 +26,8 @@ type Notification struct {
 	// Both are empty without a key.
 	KeyHash  []byte `json:"-"`
 	BodyHash []byte `json:"-"`
+	// Trace is the trace that the notification belongs to.
+	Trace TraceContext `json:"-"`
 	// Warnings says what the provider did not recognize in the provider-specific blocks. It is set
 	// when the notification is validated; see Warn.
 	Warnings []Warning `json:"-"`

@@ -97,6 +97,7 @@ type batch struct {
 	app       string
 	access    access
 	requestID string
+	trace     push.TraceContext
 	async     bool            // the items go to the queue, and the response does not wait for verdicts
 	ctx       context.Context // cancelled when the client disconnects
 	attempts  context.Context // of the attempts in flight; cancelled at the end
@@ -117,7 +118,7 @@ type batch struct {
 // newBatch returns a batch without an output. Its caller calls cancelAttempts at the end.
 func (s *server) newBatch(w *response, r *http.Request, async bool) *batch {
 	b := &batch{
-		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, timeout: s.limits.SendTimeout,
+		server: s, app: w.app, access: w.access, requestID: w.requestID, trace: w.trace, async: async, timeout: s.limits.SendTimeout,
 		slots: map[push.Platform]*semaphore.Weighted{}, jobs: make(chan job, maxGroup),
 	}
 	b.attempts, b.cancelAttempts = context.WithCancel(context.WithoutCancel(r.Context()))
@@ -240,7 +241,7 @@ func (b *batch) addItem(index int, text []byte) *problem {
 	if len(b.pending) == 0 {
 		b.now = time.Now()
 	}
-	n.App, n.AcceptedAt = b.app, b.now
+	n.App, n.AcceptedAt, n.Trace = b.app, b.now, b.trace
 	subs := expand(n, lists, key, text)
 	if b.count += len(subs); b.count > b.limits.Batch && !b.async {
 		return b.tooLarge()

@@ -14,16 +14,18 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/sluice-push/sluice/push"
 )
 
 // response is the http.ResponseWriter of one request, with the values for its log line.
 type response struct {
 	http.ResponseWriter
 	requestID string
-	trace     string // the traceparent of the request, or empty
-	app, key  string // names, set by authorize
-	access    access // set by authorize
-	status    int    // zero until the header is written
+	trace     push.TraceContext // of the request
+	app, key  string            // names, set by authorize
+	access    access            // set by authorize
+	status    int               // zero until the header is written
 }
 
 // WriteHeader records the status.
@@ -61,14 +63,11 @@ func setBodyDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time)
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		out := &response{ResponseWriter: w, requestID: requestID(r, start), trace: traceParent(r)}
+		out := &response{ResponseWriter: w, requestID: requestID(r, start), trace: traceContext(r.Header)}
 		h := out.Header()
 		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 		setBodyDeadline(w, r, start.Add(unauthorizedBodyTimeout))
-		if out.trace != "" {
-			r = r.WithContext(context.WithValue(r.Context(), traceKey{}, out.trace))
-		}
 		defer func() { s.finish(out, r, start, recover()) }()
 		next.ServeHTTP(out, r)
 	})
@@ -93,7 +92,16 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
 		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)), slog.String("address", callerAddress(r, s.trustedProxies)),
-		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace))
+		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace.TraceParent))
+}
+
+// traceContext returns the trace context of a request, which is empty if its traceparent is invalid. Use
+// it only for traces and logs.
+func traceContext(h http.Header) (t push.TraceContext) {
+	if t.TraceParent = push.ParseTraceParent(h.Get("Traceparent")); t.TraceParent != "" {
+		t.TraceState = push.ParseTraceState(h["Tracestate"])
+	}
+	return t
 }
 
 // callerName returns the name in the caller's certificate, or "" without one.

@@ -172,9 +172,10 @@ func TestRequestID(t *testing.T) {
 
 func TestTraceParentReachesSenderOnlyIfValid(t *testing.T) {
 	const id, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	const state = "vendor=t61rcWkgMzE, other=1"
 	for parent, valid := range map[string]bool{
 		"00-" + id + "-" + span + "-01":                            true,
-		"cc-" + id + "-" + span + "-01-more":                       true,
+		"cc-" + id + "-" + span + "-01-more":                       true, // passed on as version 00
 		"":                                                         false,
 		"00-" + id + "-" + span:                                    false,
 		"00-" + id + "-" + span + "-01-more":                       false,
@@ -184,18 +185,22 @@ func TestTraceParentReachesSenderOnlyIfValid(t *testing.T) {
 		"00-" + id + "-" + strings.Repeat("0", 16) + "-01":         false,
 		"cc-" + id + "-" + span + "-01-" + strings.Repeat("x", 99): false,
 	} {
-		var got string
+		want := push.TraceContext{}
+		if valid {
+			want = push.TraceContext{TraceParent: "00-" + id + "-" + span + "-01", TraceState: state}
+		}
+		var got push.TraceContext
 		ts := newTestAPI(t)
-		ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
-			got = api.TraceParent(ctx)
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			got = n.Trace
 			return accepted(n)
 		}
-		ts.request("POST", singlePath, validBody, "traceparent: "+parent)
-		if valid && got != parent || !valid && got != "" {
+		ts.request("POST", singlePath, validBody, "traceparent: "+parent, "tracestate: "+state)
+		if got != want {
 			t.Errorf("%q became %q", parent, got)
 		}
-		ts.request("POST", batchPath, validBody, ndjson, "traceparent: "+parent)
-		if valid && got != parent {
+		ts.request("POST", batchPath, validBody, ndjson, "traceparent: "+parent, "tracestate: "+state)
+		if got != want {
 			t.Errorf("batch: %q became %q", parent, got)
 		}
 	}

@@ -39,7 +39,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	if p != nil {
 		return p
 	}
-	n.App, n.AcceptedAt = w.app, time.Now()
+	n.App, n.AcceptedAt, n.Trace = w.app, time.Now(), w.trace
 	subs := expand(n, lists, key, body.Bytes())
 	wait := preferredWait(r)
 	for _, sub := range subs {

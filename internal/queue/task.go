@@ -21,6 +21,7 @@ type task struct {
 	AcceptedAt time.Time `json:"accepted_at"`
 	KeyHash    []byte    `json:"key_hash,omitempty"`
 	BodyHash   []byte    `json:"body_hash,omitempty"`
+	push.TraceContext
 	// Due is the time to send it; zero means immediately.
 	Due time.Time `json:"due,omitzero"`
 	// Reschedules counts how often the task was rescheduled. AttemptsStarted and Receipt are the
@@ -32,7 +33,7 @@ type task struct {
 }
 
 func newTask(n *push.Notification) *task {
-	t := &task{ID: n.ID, App: n.App, AcceptedAt: n.AcceptedAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash, Notification: n}
+	t := &task{ID: n.ID, App: n.App, AcceptedAt: n.AcceptedAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash, TraceContext: n.Trace, Notification: n}
 	if n.SendAt.After(n.AcceptedAt) {
 		t.Due = n.SendAt
 	}
@@ -49,6 +50,8 @@ func (t *task) encode() ([]byte, error) {
 	writeTime(&w, "accepted_at", t.AcceptedAt)
 	w.Text("key_hash", base64.StdEncoding.EncodeToString(t.KeyHash), "")
 	w.Text("body_hash", base64.StdEncoding.EncodeToString(t.BodyHash), "")
+	w.Text("traceparent", t.TraceParent, "")
+	w.Text("tracestate", t.TraceState, "")
 	if !t.Due.IsZero() {
 		writeTime(&w, "due", t.Due)
 	}
@@ -96,7 +99,8 @@ func decodeTask(data []byte) (*task, error) {
 	if t.ID == "" || t.App == "" || t.Notification == nil {
 		return nil, fmt.Errorf("queue: task without id, app or notification")
 	}
-	t.Notification.ID, t.Notification.App, t.Notification.AcceptedAt, t.Notification.KeyHash, t.Notification.BodyHash = t.ID, t.App, t.AcceptedAt, t.KeyHash, t.BodyHash
+	n := t.Notification
+	n.ID, n.App, n.AcceptedAt, n.KeyHash, n.BodyHash, n.Trace = t.ID, t.App, t.AcceptedAt, t.KeyHash, t.BodyHash, t.TraceContext
 	return t, nil
 }
 
@@ -130,7 +134,7 @@ func (t *task) priorAttempts() []push.Attempt {
 func (t *task) newEvent(status push.Status, at time.Time) push.Event {
 	return push.Event{
 		ID: t.ID, App: t.App, At: at, Status: status, Platform: t.Notification.Platform, Lane: t.Notification.EffectiveLane(),
-		KeyHash: t.KeyHash, BodyHash: t.BodyHash,
+		KeyHash: t.KeyHash, BodyHash: t.BodyHash, TraceContext: t.TraceContext,
 	}
 }
 

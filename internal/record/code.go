@@ -272,6 +272,22 @@ func (w *writer) blocks(n *push.Notification) (err error) {
 	return err
 }
 
+// trace appends a trace context: the bytes of its IDs and flags, and its state.
+func (w *writer) trace(t *push.TraceContext) {
+	ids := make([]byte, 0, traceBytes)
+	for part := range strings.SplitSeq(strings.TrimPrefix(t.TraceParent, traceVersion), "-") {
+		ids, _ = hex.AppendDecode(ids, []byte(part)) // push.ParseTraceParent has checked it
+	}
+	w.bytes(ids)
+	w.text(t.TraceState)
+}
+
+// traceVersion starts a traceparent. It is followed by a trace ID, a span ID and flags, which are traceBytes.
+const (
+	traceVersion = "00-"
+	traceBytes   = 16 + 8 + 1
+)
+
 // json appends the JSON form of v. It does not escape <, > and &, so that payloads keep their size.
 func (w *writer) json(v any) error {
 	var text bytes.Buffer
@@ -501,6 +517,17 @@ func (r *reader) blocks(n *push.Notification, has uint64) {
 		n.WebPush = new(push.WebPushBlock)
 		r.json(n.WebPush)
 	}
+}
+
+func (r *reader) trace() (t push.TraceContext) {
+	ids := r.bytes()
+	t.TraceState = r.text()
+	if len(ids) != traceBytes {
+		r.bad = true
+		return push.TraceContext{}
+	}
+	t.TraceParent = traceVersion + hex.EncodeToString(ids[:16]) + "-" + hex.EncodeToString(ids[16:24]) + "-" + hex.EncodeToString(ids[24:])
+	return t
 }
 
 func (r *reader) json(v any) {

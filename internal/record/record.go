@@ -65,6 +65,16 @@ type Record struct {
 	Target  *push.Target  // the unregistered target of an End
 	// Notification is that of a Task.
 	Notification *push.Notification
+	// Trace is that of the notification, if the record is not a Task.
+	Trace push.TraceContext
+}
+
+// trace returns where the trace context is.
+func (r *Record) trace() *push.TraceContext {
+	if r.Notification != nil {
+		return &r.Notification.Trace
+	}
+	return &r.Trace
 }
 
 // errDamaged means that the record was not written by Append.
@@ -79,7 +89,7 @@ func FromEvent(e *push.Event) (r Record, err error) {
 	if err != nil {
 		return r, fmt.Errorf("record: %w", err)
 	}
-	r = Record{Receipt: e.Receipt, Target: e.Target, Header: Header{
+	r = Record{Receipt: e.Receipt, Target: e.Target, Trace: e.TraceContext, Header: Header{
 		Kind: End, ID: id, App: e.App, At: e.At, Status: e.Status, Platform: e.Platform, Lane: e.Lane, Attempt: e.Attempt, SendAt: e.SendAt,
 		KeyHash: e.KeyHash, BodyHash: e.BodyHash,
 	}}
@@ -98,7 +108,7 @@ func FromEvent(e *push.Event) (r Record, err error) {
 func (r *Record) Event() push.Event {
 	e := push.Event{
 		ID: r.ID.String(), App: r.App, At: r.At, Status: r.Status, Platform: r.Platform, Lane: r.Lane, SendAt: r.SendAt, Attempt: r.Attempt,
-		Target: r.Target, KeyHash: r.KeyHash, BodyHash: r.BodyHash,
+		Target: r.Target, KeyHash: r.KeyHash, BodyHash: r.BodyHash, TraceContext: *r.trace(),
 	}
 	if r.Kind != Reschedule { // its receipt is for the next attempt
 		e.Receipt = r.Receipt
@@ -115,6 +125,7 @@ const (
 	hasReschedules
 	hasReceipt
 	hasTarget
+	hasTrace // after everything else, so that earlier versions can read the record
 )
 
 // Append appends r to b. Times are truncated to milliseconds. The error says that a part of the
@@ -122,7 +133,7 @@ const (
 func (r *Record) Append(b []byte) ([]byte, error) {
 	var has byte
 	for i, set := range [...]bool{
-		r.KeyHash != nil, r.Attempt != 0, !r.SendAt.IsZero(), r.Of != Position{}, r.Reschedules != 0, r.Receipt != nil, r.Target != nil,
+		r.KeyHash != nil, r.Attempt != 0, !r.SendAt.IsZero(), r.Of != Position{}, r.Reschedules != 0, r.Receipt != nil, r.Target != nil, r.trace().TraceParent != "",
 	} {
 		if set {
 			has |= 1 << i
@@ -165,6 +176,9 @@ func (r *Record) appendBody(w writer, has byte) ([]byte, error) {
 	}
 	if r.Kind == Task {
 		err = errors.Join(err, w.notification(r.Notification, r.At))
+	}
+	if has&hasTrace != 0 {
+		w.trace(r.trace())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("record: %w", err)
@@ -240,6 +254,9 @@ func Parse(data []byte) (*Record, error) {
 	if h.Kind == Task {
 		record.Notification = r.notification(&h)
 	}
+	if has&hasTrace != 0 {
+		*record.trace() = r.trace()
+	}
 	if r.bad {
 		return nil, errDamaged
 	}
@@ -261,8 +278,12 @@ func WithoutBody(data []byte) []byte {
 		return data
 	}
 	r := reader{b: data}
-	r.header()
+	h, has := r.header()
 	stripped := append([]byte(nil), data[:len(data)-len(r.b)]...)
 	stripped[0] = byte(Reschedule)
+	if has&hasTrace != 0 {
+		r.notification(&h)
+		stripped = append(stripped, r.b...)
+	}
 	return stripped
 }

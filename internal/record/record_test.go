@@ -4,6 +4,7 @@ package record_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"testing"
 	"time"
@@ -46,6 +47,13 @@ func randomTarget(t *rapid.T) (target push.Target) {
 	return target
 }
 
+func randomTrace(t *rapid.T) push.TraceContext {
+	return rapid.SampledFrom([]push.TraceContext{
+		{}, {TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+		{TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", TraceState: "vendor=1"},
+	}).Draw(t, "trace")
+}
+
 func randomNotification(t *rapid.T, h *record.Header) *push.Notification {
 	flip := func(name string) bool { return rapid.Bool().Draw(t, name) }
 	n := &push.Notification{
@@ -81,6 +89,7 @@ func randomNotification(t *rapid.T, h *record.Header) *push.Notification {
 	if flip("fcm") {
 		n.FCM = &push.FCMBlock{Message: json.RawMessage(`{"a":1}`), ValidateOnly: flip("validate")}
 	}
+	n.Trace = randomTrace(t)
 	if flip("webpush") {
 		n.WebPush = &push.WebPushBlock{Headers: map[string]string{"TTL": "1"}, Payload: texts.Draw(t, "payload")}
 	}
@@ -144,6 +153,9 @@ func randomRecord(t *rapid.T) *record.Record {
 		r.Receipt = randomReceipt(t, &r.Header)
 		target := randomTarget(t)
 		r.Target = &target
+	}
+	if r.Kind != record.Task {
+		r.Trace = randomTrace(t)
 	}
 	return r
 }
@@ -225,6 +237,41 @@ func TestDamagedRecordIsAnError(t *testing.T) {
 		data[rapid.IntRange(0, len(data)-1).Draw(t, "index")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
 		_, _ = record.Parse(data) // the log has a checksum
 	})
+}
+
+// TestRecordsOfEarlierVersions reads and writes records as versions before the trace context did. Those
+// ignore what follows the parts that they know, so they can also read records with a trace context.
+func TestRecordsOfEarlierVersions(t *testing.T) {
+	trace := push.TraceContext{TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	for kind, text := range map[record.Kind]string{
+		record.Task: "54009f3c1a2b4d5e6f708192a3b4c5d6e7f880d095ffbc310473686f70090102818008000200a1024869",
+		record.End:  "45289f3c1a2b4d5e6f708192a3b4c5d6e7f880d095ffbc310473686f700101020701000100",
+	} {
+		earlier, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := record.Parse(earlier)
+		if err != nil || r.Kind != kind || r.App != "shop" || r.Event().TraceParent != "" {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if kind == record.Task && (r.Notification.Title != "Hi" || r.Notification.Token != "00a1") {
+			t.Errorf("%+v", r.Notification)
+		}
+		if written, err := r.Append(nil); err != nil || !bytes.Equal(written, earlier) {
+			t.Errorf("%x, %v", written, err)
+		}
+		if r.Trace = trace; kind == record.Task {
+			r.Notification.Trace, r.Trace = trace, push.TraceContext{}
+		}
+		traced, err := r.Append(nil)
+		if err != nil || !bytes.Equal(traced[2:len(earlier)], earlier[2:]) || len(traced) != len(earlier)+27 {
+			t.Errorf("%x, %v", traced, err)
+		}
+		if again, err := record.Parse(traced); err != nil || again.Event().TraceContext != trace {
+			t.Errorf("%+v, %v", again, err)
+		}
+	}
 }
 
 func TestInvalidBlockIsAnError(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -24,6 +25,7 @@ type feedItem struct {
 	cursor string
 	at     time.Time
 	json   []byte
+	trace  push.TraceContext
 	err    error
 }
 
@@ -42,7 +44,7 @@ var errFeedEnded = errors.New("the feed has ended")
 func (r *reader) run(ctx context.Context, after string) {
 	defer close(r.events)
 	for e, err := range r.feed.Feed(ctx, r.app, after, r.want) {
-		item := feedItem{cursor: e.Cursor, at: e.At, err: err}
+		item := feedItem{cursor: e.Cursor, at: e.At, trace: e.TraceContext, err: err}
 		if err == nil && e.ID != "" {
 			e.KeyHash, e.BodyHash = nil, nil
 			item.json, item.err = json.Marshal(webhookEvent{e, e.Cursor})
@@ -128,6 +130,19 @@ func (b batch) splitAt(until time.Time) (old, rest batch) {
 // timeRange returns the times of the first and the last event.
 func (b *batch) timeRange() (first, last time.Time) {
 	return b.events[0].at, b.events[len(b.events)-1].at
+}
+
+// traces returns the different trace contexts of the events, and whether all events have one.
+func (b *batch) traces() (traces []push.TraceContext, all bool) {
+	all = true
+	for _, e := range b.events {
+		if e.trace.TraceParent == "" {
+			all = false
+		} else if !slices.Contains(traces, e.trace) {
+			traces = append(traces, e.trace)
+		}
+	}
+	return traces, all
 }
 
 // message returns the body of the message and its ID. The ID depends only on the events, so that a

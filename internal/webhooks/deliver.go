@@ -119,7 +119,7 @@ func (w *Webhook) deliver(ctx context.Context, b batch) error {
 			b = rest
 		}
 		id, body := b.message(w.name, w.cfg.App)
-		err := w.post(ctx, id, body)
+		err := w.post(ctx, b, id, body)
 		if err == nil {
 			w.recordSuccess(b)
 			return w.advance(ctx, b, nil)

@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/sluice-push/sluice/push"
 )
 
 // maxResponseBytes limits how much of a response is read.
@@ -46,7 +48,7 @@ func (r *statusError) Error() string {
 }
 
 // post makes one attempt. Its error does not contain the URL.
-func (w *Webhook) post(ctx context.Context, id string, body []byte) error {
+func (w *Webhook) post(ctx context.Context, b batch, id string, body []byte) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.Timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.URL, bytes.NewReader(body))
@@ -56,6 +58,14 @@ func (w *Webhook) post(ctx context.Context, id string, body []byte) error {
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", "sluice-webhook")
 	sign(request.Header, w.cfg.Secrets, id, body)
+	trace, ended := w.trace(b)
+	defer func() { ended(err) }()
+	if trace.TraceParent != "" {
+		request.Header.Set("Traceparent", trace.TraceParent)
+	}
+	if trace.TraceState != "" {
+		request.Header.Set("Tracestate", trace.TraceState)
+	}
 	response, err := w.client.Do(request)
 	if err != nil {
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
@@ -69,6 +79,34 @@ func (w *Webhook) post(ctx context.Context, id string, body []byte) error {
 		return nil
 	}
 	return &statusError{response.StatusCode, retryAfter(response.Header.Get("Retry-After"))}
+}
+
+// trace returns the trace context of an attempt to post the events of b, and a function to call at its
+// end. Without spans, it is that of the events if they have one in common.
+func (w *Webhook) trace(b batch) (sent push.TraceContext, ended func(error)) {
+	traces, all := b.traces()
+	if len(traces) == 0 {
+		return sent, func(error) {}
+	}
+	if all && len(traces) == 1 {
+		sent = traces[0]
+	}
+	if w.cfg.StartSpan == nil {
+		return sent, func(error) {}
+	}
+	span, end := w.cfg.StartSpan(w.name, len(b.events), traces)
+	if span.TraceParent != "" {
+		sent = span
+	}
+	return sent, func(err error) {
+		status := http.StatusOK
+		if response, ok := errors.AsType[*statusError](err); ok {
+			status = response.status
+		} else if err != nil {
+			status = 0
+		}
+		end(status)
+	}
 }
 
 // retryAfter parses the header of RFC 9110, in seconds or as a date. It returns at most an hour.

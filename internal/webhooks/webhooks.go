@@ -84,6 +84,10 @@ type Config struct {
 
 	Feed        Feed
 	Checkpoints Checkpoints
+	// StartSpan is called before each attempt to post events of notifications that belong to traces. It
+	// returns the trace context to send, or none to send that of the events, and a function that is
+	// called with the status of the response, or 0 without one. nil makes no spans.
+	StartSpan func(webhook string, events int, traces []push.TraceContext) (sent push.TraceContext, end func(status int))
 	// Logger gets the messages for operators. nil discards them.
 	Logger *slog.Logger
 }
