@@ -9,7 +9,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
 )
@@ -37,7 +39,7 @@ func TestMessageHasTraceContext(t *testing.T) {
 			for _, trace := range c.events {
 				store.addEvent(push.Event{TraceContext: trace})
 			}
-			start(t, store.config(r, func(cfg *webhooks.Config) { cfg.MaxEvents = len(c.events) }))
+			start(t, store.config(r, func(cfg *webhooks.Config) { cfg.MaxEvents, cfg.Linger = len(c.events), time.Minute }))
 			r.waitFor(t, fmt.Sprint(len(c.events)))
 			m := r.messages()[0]
 			if got := (push.TraceContext{TraceParent: m.header.Get("Traceparent"), TraceState: m.header.Get("Tracestate")}); got != c.want {
@@ -81,9 +83,9 @@ func TestAttemptsToPostHaveSpans(t *testing.T) {
 			ended <- true
 		}
 	}
-	start(t, store.config(r, func(cfg *webhooks.Config) { cfg.MaxEvents, cfg.StartSpan = 4, span }))
-	<-ended
-	<-ended
+	start(t, store.config(r, func(cfg *webhooks.Config) { cfg.MaxEvents, cfg.Linger, cfg.StartSpan = 4, time.Minute, span }))
+	testwait.For(t, ended, "the end of the first span")
+	testwait.For(t, ended, "the end of the second span")
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(statuses, []int{503, 200}) {
