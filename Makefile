@@ -30,7 +30,7 @@ lint: ## gofmt, vet, staticcheck, errcheck, retired names, unbounded waits in te
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
 	$(GO) test -count=1 -run 'TestRetired|TestWaits|TestDesign|TestPages' .
 
-REFERENCES = ./cmd/gateway ./internal/config ./internal/metrics ./internal/gateway
+REFERENCES = ./cmd/gateway ./internal/api ./internal/config ./internal/metrics ./internal/gateway
 reference: ## write the pages of docs that are generated from the code: docs/reference, mapping.md, the tables of metrics.md
 	UPDATE=1 $(GO) test -count=1 -run 'UpToDate' $(REFERENCES)
 

@@ -59,7 +59,7 @@ func (r *reference) block(path string, t reflect.Type, key field) {
 		case f.Type.Kind() == reflect.Slice && isBlock(f.Type.Elem()):
 			at, inner = at+"[]", f.Type.Elem()
 		}
-		fmt.Fprintf(r, "%s %s\n\n", strings.Repeat("#", min(4, 2+strings.Count(strings.Replace(at, ".NAME", "", 1), "."))), at)
+		fmt.Fprintf(&r.Builder, "%s %s\n\n", strings.Repeat("#", min(4, 2+strings.Count(strings.Replace(at, ".NAME", "", 1), "."))), at)
 		comment := r.docs[t.Name()+"."+f.Name]
 		switch {
 		case f.inherit != "":
@@ -107,7 +107,7 @@ func (r *reference) row(path string, f field) {
 		reload = "restart"
 	}
 	r.WriteString("| type | unit | default | allowed | reload | example | environment variable |\n|---|---|---|---|---|---|---|\n")
-	fmt.Fprintf(r, "| %s | %s | %s | %s | %s | %s | %s |\n\n", list+k.name, k.unit, def, f.allowed.cell(k), reload, code(f.name+": "+f.example()), code(variable(strings.ReplaceAll(path, "[]", "[0]"))))
+	fmt.Fprintf(&r.Builder, "| %s | %s | %s | %s | %s | %s | %s |\n\n", list+k.name, k.unit, def, f.allowed.cell(k), reload, code(f.name+": "+f.example()), code(variable(strings.ReplaceAll(path, "[]", "[0]"))))
 }
 
 // cell describes the allowed values in the reference.
