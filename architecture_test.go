@@ -58,6 +58,7 @@ var packages = map[string]packageRule{
 	"internal/fairqueue":       {layer: 0},
 	"internal/testtool":        {layer: 0, why: "only tests import it"},
 	"internal/testwait":        {layer: 0, why: "only tests import it"},
+	"internal/identity":        {layer: 0, why: "the gateway passes the configuration in"},
 	"internal/loglimit":        {layer: 0},
 	"internal/panics":          {layer: 0},
 	"internal/proxy":           {layer: 0, why: "it knows no provider"},
@@ -90,18 +91,18 @@ var packages = map[string]packageRule{
 	"internal/history":                 {layer: 2, mayImport: []string{"internal/atomicfile", "internal/jetstream", "internal/panics", "internal/record", "push"}, why: "the queue calls it through an interface of its own"},
 	"internal/delivery":                {layer: 2, mayImport: []string{"internal/fairqueue", "internal/sleep", "push", "wire", "pool", "retry", "quota"}},
 
-	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/loglimit", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},
+	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/identity", "internal/loglimit", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},
 
 	"client":           {layer: 3, mayImport: []string{"push", "wire", "internal/delivery", "pool", "zone", "retry"}, why: "it calls gateways over HTTP; only its tests run one"},
 	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/buildinfo", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/panics", "internal/webhooks"}},
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/keyfile", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/identity", "internal/keyfile", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
-		"internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/buildinfo", "internal/config", "internal/configsource", "internal/jetstream", "internal/bench", "internal/panics",
+		"internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/buildinfo", "internal/config", "internal/configsource", "internal/identity", "internal/jetstream", "internal/bench", "internal/panics",
 		"internal/report", "internal/subprocess", "mockprovider", "providers/webpush", "push", "internal/api",
 	}},
 	"internal/scorecard": {layer: 5, why: "it has only tests"},

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
@@ -66,7 +66,7 @@ func TestRevokedKeyEndsBatch(t *testing.T) {
 	env := newTestEnv(t)
 	g := env.startGateway(anyPort, "")
 	c := env.newClient(client.Config{}, g.url())
-	_, hash := api.NewKey()
+	_, hash := identity.NewKey()
 	text := "listen: " + anyPort + "\nadmin: {listen: 127.0.0.1:0}\n" + regexp.MustCompile(`sha256:[0-9a-f]{64}`).ReplaceAllLiteralString(env.app, hash)
 	cfg, err := config.Parse(filepath.Join(t.TempDir(), "gateway.yaml"), []byte(text), nil)
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/client"
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
@@ -44,7 +44,7 @@ func newTestEnv(t testing.TB, cfg ...mockprovider.Config) *testEnv {
 		t.Fatal(err)
 	}
 	at := m.Ready(files)
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	return &testEnv{t: t, mock: m, key: client.Key(key), app: fmt.Sprintf(
 		"apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read]}]\n"+
 			"    apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}\n",

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	loadbench "github.com/sluice-push/sluice/internal/bench"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/subprocess"
 )
 
@@ -88,7 +88,7 @@ func (e *benchEnv) start(p process, mockFile string, apps int, queue bool) error
 
 // startGateway starts the gateway and waits until it is ready.
 func (e *benchEnv) startGateway(p process, apps int, queue bool) error {
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	vapid, err := writeVAPID(e.dir)
 	if err != nil {
 		return err

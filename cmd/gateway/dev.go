@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
@@ -63,7 +63,7 @@ func (d devCmd) Run(p process) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	file, mockInfo, err := d.writeConfig(dir, hash, services)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/proxy/proxytest"
 	"github.com/sluice-push/sluice/internal/testtool"
 	"github.com/sluice-push/sluice/mockprovider"
@@ -64,7 +64,7 @@ func TestServeBehindProxyInItsOwnNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	task, err := json.Marshal(isolatedTask{Binary: gatewayBinary, Key: key, Outside: ready.APNs, Bodies: []string{
 		`{"platform":"apns","token":"00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0","title":"Hi"}`,
 		`{"platform":"fcm","topic":"news","title":"Hi"}`,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
@@ -58,7 +59,7 @@ Callers send the key as "Authorization: Bearer KEY". Put the hash into the confi
 
 // Run prints a new key and its hash.
 func (apiKeyCmd) Run(p process) error {
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	_, err := fmt.Fprintf(p.stdout, "key   %s\nhash  %s\n", key, hash)
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/sluice-push/sluice/internal/idempotency"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/loglimit"
 	"github.com/sluice-push/sluice/push"
 )
@@ -34,7 +35,7 @@ type Sender interface {
 	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
 }
 
-// Config configures the HTTP API. Only Sender is required.
+// Config configures the HTTP API. Only Sender and Auth are required.
 type Config struct {
 	// Sender sends notifications synchronously.
 	Sender Sender
@@ -48,8 +49,8 @@ type Config struct {
 	Draining <-chan struct{}
 	// Channels manages broadcast channels. nil means that no app has any.
 	Channels Channels
-	// Apps are the apps that can send, by name (1 to 64 letters, digits, '.', '_' and '-').
-	Apps map[string]App
+	// Auth finds out who makes a request and which apps the caller may act for.
+	Auth *identity.Authenticator
 	// Limits are the limits of one request. Zero fields have their defaults.
 	Limits Limits
 	// Idempotency stores the receipts of requests with an Idempotency-Key. Handlers that replace
@@ -69,11 +70,6 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	// Logger gets one line per request at debug level and one per panic. nil discards them.
 	Logger *slog.Logger
-}
-
-// App is one app and its API keys.
-type App struct {
-	Keys []Key
 }
 
 // Limits are the limits of one request.
@@ -111,7 +107,7 @@ type server struct {
 	queue          Queue
 	history        History
 	draining       <-chan struct{}
-	keys           keyring
+	auth           *identity.Authenticator
 	limits         Limits
 	status         func(apps []string) any
 	ready          func() []NotReady
@@ -173,20 +169,16 @@ func (h *Handler) Replace(next *Handler) {
 // New returns a handler. It starts no goroutine. An error names the configuration key that is
 // invalid and what is allowed.
 func New(cfg Config) (*Handler, error) {
-	if cfg.Sender == nil {
-		return nil, errors.New("api: Config.Sender is nil")
+	if cfg.Sender == nil || cfg.Auth == nil {
+		return nil, errors.New("api: Config.Sender is nil or Config.Auth is nil")
 	}
 	if (cfg.Queue == nil) != (cfg.History == nil) {
 		return nil, errors.New("api: Config.Queue and Config.History must be set together")
 	}
-	keys, err := newKeyring(cfg.Apps)
-	if err != nil {
-		return nil, err
-	}
 	limits := cfg.Limits.withDefaults()
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
-		sender: cfg.Sender, channels: cfg.Channels, keys: keys, limits: limits,
+		sender: cfg.Sender, channels: cfg.Channels, auth: cfg.Auth, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
@@ -194,7 +186,7 @@ func New(cfg Config) (*Handler, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	send := handle(s.authorize(scopeSend, s.send))
+	send := handle(s.authorize(identity.Send|identity.Broadcasts, s.send))
 	return &Handler{s.routes(send), s.observe(send), s}, nil
 }
 
@@ -205,14 +197,14 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
 	r.Post(sendPath, send)
-	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(scopeSend, s.batch)))
-	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeRead, s.find)))
-	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeSend, s.cancel)))
-	r.Get("/v1/apps/{app}/events", handle(s.authorize(scopeRead, s.events)))
-	r.Get("/v1/apps/{app}/channels", handle(s.authorize(scopeRead, s.listChannels)))
-	r.Post("/v1/apps/{app}/channels", handle(s.authorize(scopeChannels, s.createChannel)))
-	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeRead, s.showChannel)))
-	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeChannels, s.deleteChannel)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(identity.Send|identity.Broadcasts, s.batch)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Read, s.find)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Send, s.cancel)))
+	r.Get("/v1/apps/{app}/events", handle(s.authorize(identity.Events, s.events)))
+	r.Get("/v1/apps/{app}/channels", handle(s.authorize(identity.Read, s.listChannels)))
+	r.Post("/v1/apps/{app}/channels", handle(s.authorize(identity.Channels, s.createChannel)))
+	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(identity.Read, s.showChannel)))
+	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(identity.Channels, s.deleteChannel)))
 	r.Get("/v1/status", handle(s.showStatus))
 
 	r.Get("/livez", handle(showLive))

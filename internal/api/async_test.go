@@ -150,7 +150,7 @@ func TestQueueErrorsAreReported(t *testing.T) {
 func TestQueueErrorIsLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		ts, store := newTestAPIWithStorage(t, func(cfg *api.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		ts, store := newTestAPIWithStorage(t, func(cfg *testConfig) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		store.refuse = func(*push.Notification) error { return errors.New("no majority") }
 		for range 180 {
 			ts.wantProblem(ts.request("POST", singlePath, validBody, respondAsyncHeader), 503, "queue-unavailable")
@@ -209,7 +209,7 @@ func TestConcurrentAsyncCallsWithOneKeyEnqueueOnce(t *testing.T) {
 func TestKeyInUseElsewhereIs409(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var keys idempotency.Store
-		ts, _ := newTestAPIWithStorage(t, func(cfg *api.Config) { keys = cfg.Idempotency })
+		ts, _ := newTestAPIWithStorage(t, func(cfg *testConfig) { keys = cfg.Idempotency })
 		keyHash, bodyHash := sha256.Sum256([]byte("shop\x00order-81273")), sha256.Sum256([]byte(validBody))
 		if _, _, err := keys.Claim(t.Context(), &push.Notification{KeyHash: keyHash[:], BodyHash: bodyHash[:]}); err != nil {
 			t.Fatal(err)
@@ -226,7 +226,7 @@ func TestAsyncBatchHasNoItemLimit(t *testing.T) {
 		"application/json":     "[" + strings.Repeat(validBody+",", 299) + scheduled + "]",
 		"application/x-ndjson": strings.Repeat(validBody+"\n", 299) + scheduled,
 	} {
-		ts, store := newTestAPIWithStorage(t, func(cfg *api.Config) { cfg.Limits.Batch = 2 })
+		ts, store := newTestAPIWithStorage(t, func(cfg *testConfig) { cfg.Limits.Batch = 2 })
 		w := ts.request("POST", batchPath, body, "Content-Type: "+media, respondAsyncHeader)
 		got := receipts(t, w.Body)
 		if w.Code != 202 || w.Header().Get("Preference-Applied") != "respond-async" || len(got) != 300 || store.count() != 300 {
@@ -340,7 +340,7 @@ func TestQueuePanicFailsOnlyItsGroup(t *testing.T) {
 }
 
 func TestQueueRequiresHistory(t *testing.T) {
-	_, err := api.New(api.Config{Sender: &sender{}, Queue: &fakeStorage{}})
+	_, err := api.New(api.Config{Sender: &sender{}, Auth: newAuth(t, nil), Queue: &fakeStorage{}})
 	if err == nil {
 		t.Error("New accepts a queue without a history")
 	}
@@ -365,8 +365,8 @@ func TestGetReturnsEventsWithoutInternalFields(t *testing.T) {
 }
 
 func TestNotificationsOfOtherAppsAreNotFound(t *testing.T) {
-	ts, _ := newTestAPIWithStorage(t, func(cfg *api.Config) {
-		cfg.Apps["bank"] = api.App{Keys: []api.Key{{Name: "bank", Hash: otherHash, Scopes: []string{"send", "read"}}}}
+	ts, _ := newTestAPIWithStorage(t, func(cfg *testConfig) {
+		cfg.Apps["bank"] = []testKey{{Name: "bank", Hash: otherHash, Scopes: []string{"send", "read"}}}
 	})
 	id := ts.wantAccepted(ts.request("POST", singlePath, validBody, respondAsyncHeader)).ID
 	for _, path := range []string{"/v1/apps/bank/notifications/" + id, "/v1/apps/bank/notifications/x", "/v1/apps/bank/notifications/" + strings.ToUpper(id)} {

@@ -3,23 +3,20 @@
 package api_test
 
 import (
-	"regexp"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"io"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/push"
 )
-
-func TestNewKeyFormat(t *testing.T) {
-	key, hash := api.NewKey()
-	other, _ := api.NewKey()
-	if !regexp.MustCompile(`^slk_[a-z2-7]{8}_[a-z2-7]{52}$`).MatchString(key) || key == other {
-		t.Error(key)
-	}
-	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(hash) {
-		t.Error(hash)
-	}
-}
 
 func TestUnknownKeyIs401(t *testing.T) {
 	ts := newTestAPI(t)
@@ -70,8 +67,8 @@ func TestScopes(t *testing.T) {
 }
 
 func TestKeySharedByApps(t *testing.T) {
-	ts := newTestAPI(t, func(cfg *api.Config) {
-		cfg.Apps["bank"] = api.App{Keys: []api.Key{{Name: "backend", Hash: sendHash, Scopes: []string{"read"}}}}
+	ts := newTestAPI(t, func(cfg *testConfig) {
+		cfg.Apps["bank"] = []testKey{{Name: "backend", Hash: sendHash, Scopes: []string{"read"}}}
 	})
 	if w := ts.request("POST", singlePath, validBody); w.Code != 200 {
 		t.Error(w.Body)
@@ -83,17 +80,118 @@ func TestKeySharedByApps(t *testing.T) {
 }
 
 func TestNewRejectsInvalidConfig(t *testing.T) {
-	app := func(channels api.Key) map[string]api.App {
-		return map[string]api.App{"shop": {Keys: []api.Key{channels}}}
+	if _, err := api.New(api.Config{}); err == nil || !strings.Contains(err.Error(), "Sender is nil") {
+		t.Error(err)
 	}
-	for want, cfg := range map[string]api.Config{
-		"Sender is nil": {},
-		"apps.shop.keys[0].hash: must be sha256: and 64 hex digits":     {Sender: &sender{}, Apps: app(api.Key{Hash: sendKey})},
-		"apps.shop.keys[0].scopes: must be any of send, read, channels": {Sender: &sender{}, Apps: app(api.Key{Hash: sendHash, Scopes: []string{"write"}})},
-		"apps: a name must be 1 to 64 letters":                          {Sender: &sender{}, Apps: map[string]api.App{"../x": {}}},
+	if _, err := api.New(api.Config{Sender: &sender{}}); err == nil || !strings.Contains(err.Error(), "Auth is nil") {
+		t.Error(err)
+	}
+	key := func(k testKey) map[string][]testKey { return map[string][]testKey{"shop": {k}} }
+	for want, apps := range map[string]map[string][]testKey{
+		"apps.shop.keys[0].hash: must be sha256: and 64 hex digits":             key(testKey{Hash: sendKey}),
+		"apps.shop.keys[0].scopes: must be any of send, read, events, channels": key(testKey{Hash: sendHash, Scopes: []string{"write"}}),
+		"apps: a name must be 1 to 64 letters":                                  {"../x": {}},
 	} {
-		if _, err := api.New(cfg); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sendKey) {
+		if _, err := authFor(apps); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sendKey) {
 			t.Errorf("want %q, got %v", want, err)
 		}
 	}
+}
+
+func TestEventsScopeReadsTheFeedOnly(t *testing.T) {
+	ts, _ := newTestAPIWithStorage(t, func(cfg *testConfig) { cfg.Apps["shop"][1].Scopes = []string{"events"} })
+	key := "Authorization: Bearer " + readKey
+	if w := ts.request("HEAD", feedPath, "", key); w.Code != 200 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	for _, path := range []string{singlePath + "/019b4c5d-77b0-7d3e-9a51-3f0e6b1c2d4a", "/v1/status", "/v1/apps/shop/channels"} {
+		if p := ts.wantProblem(ts.request("GET", path, "", key), 403, "missing-scope"); !strings.Contains(p.Detail, "scope read") {
+			t.Error(p.Detail)
+		}
+	}
+	ts.wantProblem(ts.request("GET", feedPath, ""), 403, "missing-scope")
+}
+
+func TestBroadcastsScopeSendsToTopicsOnly(t *testing.T) {
+	ts := newTestAPI(t, func(cfg *testConfig) { cfg.Apps["shop"][1].Scopes = []string{"broadcasts"} })
+	key := "Authorization: Bearer " + readKey
+	allowed := []string{
+		`{"platform":"fcm","topic":"news","title":"Hi"}`, `{"platform":"fcm","condition":"'a' in topics","title":"Hi"}`, `{"platform":"apns","channel":"AAAA","title":"Hi"}`,
+	}
+	for _, body := range allowed {
+		if w := ts.request("POST", singlePath, body, key); w.Code != 200 {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	refused := []string{validBody, `{"platform":"apns","tokens":["00ff","00fe"],"title":"Hi"}`}
+	for _, body := range refused {
+		if p := ts.wantProblem(ts.request("POST", singlePath, body, key), 403, "missing-scope"); !strings.HasSuffix(p.Detail, "scope send") {
+			t.Error(p.Detail)
+		}
+	}
+	got := receipts(t, ts.request("POST", batchPath, strings.Join(append(refused, allowed...), "\n"), key, ndjson).Body)
+	if len(got) != 5 || got[0].Reason != "MissingScope" || got[1].Reason != "MissingScope" || got[2].Status != "accepted" || got[4].Status != "accepted" || ts.count() != 6 {
+		t.Errorf("%+v, %d sent", got, ts.count())
+	}
+	ts.wantProblem(ts.request("DELETE", singlePath+"/019b4c5d-77b0-7d3e-9a51-3f0e6b1c2d4a", "", key), 403, "missing-scope")
+}
+
+func TestClientCertificateIsACaller(t *testing.T) {
+	auth, err := identity.New(identity.Config{
+		Apps: []string{"shop"}, Certificates: []identity.CertificateRule{{Name: "orders", Apps: []string{"shop"}, Scopes: identity.Send}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler, err := api.New(api.Config{Sender: &sender{}, Auth: auth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	post := func(name string) int {
+		cert := &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+		r := httptest.NewRequest("POST", singlePath, strings.NewReader(validBody))
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	if post("orders") != 200 || post("order") != 401 {
+		t.Error("the name in the certificate was not respected")
+	}
+}
+
+func TestExpiredKeyEndsFeedAndBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts, store := newTestAPIWithStorage(t, func(cfg *testConfig) {
+			for i := range cfg.Apps["shop"] {
+				cfg.Apps["shop"][i].ExpiresAt = time.Now().Add(time.Hour)
+			}
+		})
+		store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
+		started := time.Now()
+		if w := ts.request("GET", feedPath, "", "Authorization: Bearer "+readKey); !strings.Contains(w.Body.String(), "expired during this request") {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		if took := time.Since(started); took < time.Hour || took > time.Hour+20*time.Second {
+			t.Errorf("the feed ended after %s", took)
+		}
+		if p := ts.wantProblem(ts.request("POST", singlePath, validBody), 401, "unauthenticated"); !strings.Contains(p.Detail, "has expired on") {
+			t.Error(p.Detail)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Apps["shop"][0].ExpiresAt = time.Now().Add(10 * time.Second) })
+		body, client := io.Pipe()
+		go func() {
+			for range 2 {
+				_, _ = io.WriteString(client, validBody+"\n")
+				time.Sleep(10 * time.Second)
+			}
+			_ = client.Close()
+		}()
+		got := receipts(t, ts.requestWith(t.Context(), "POST", batchPath, body, ndjson).Body)
+		if len(got) != 2 || got[0].Status != "accepted" || got[1].Reason != "Unauthenticated" {
+			t.Errorf("%+v", got)
+		}
+	})
 }

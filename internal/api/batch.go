@@ -4,6 +4,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -231,7 +232,7 @@ func (b *batch) readProblem(err error) *problem {
 func (b *batch) addItem(index int, text []byte) *problem {
 	n, lists, key, p := decodeItem(text)
 	if p == nil {
-		p = b.checkSendAt(n, b.async)
+		p = cmp.Or(b.checkSendAt(n, b.async), b.access.checkTarget(n))
 	}
 	if p != nil {
 		b.count++

@@ -15,7 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
@@ -60,7 +59,7 @@ func TestBatchItemsCanQueueAndSingleNotificationsCannot(t *testing.T) {
 func TestTooLongArrayItemIsRefusedAlone(t *testing.T) {
 	wide := `{"platform":"apns","token":"00","data":{"a":"` + strings.Repeat("x", 900) + `","b":"` + strings.Repeat("y", 900) + `"}}`
 	deep := `{"platform":"apns","token":"00","apns":{"payload":{"list":[` + strings.Repeat(`{"a":[1,2]},`, 1000) + `0]}}}`
-	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
+	ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Item = 1 << 10 })
 	w := ts.request("POST", batchPath, "["+validBody+","+wide+","+validBody+" , "+deep+","+validBody+"]")
 	got := receipts(t, w.Body)
 	if len(got) != 5 || got[1].Reason != "BodyTooLarge" || got[3].Reason != "BodyTooLarge" || got[4].Status != "accepted" || ts.count() != 3 {
@@ -69,7 +68,7 @@ func TestTooLongArrayItemIsRefusedAlone(t *testing.T) {
 }
 
 func TestTooLongStringEndsBatch(t *testing.T) {
-	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
+	ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Item = 1 << 10 })
 	got := receipts(t, ts.request("POST", batchPath, `[`+validBody+`,{"platform":"`+strings.Repeat("x", 100<<10)).Body)
 	if len(got) != 2 || got[1].Reason != "BodyTooLarge" || !strings.Contains(got[1].Detail, "not read") || ts.count() != 1 {
 		t.Fatalf("%+v", got)
@@ -80,12 +79,12 @@ func TestBatchOverItemLimitIsSentUpToLimit(t *testing.T) {
 	for media, body := range map[string]string{
 		"application/json": "[" + validBody + "," + validBody + "," + validBody + "," + validBody + "]", "application/x-ndjson": strings.Repeat(validBody+"\n", 4),
 	} {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 2 })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Batch = 2 })
 		got := receipts(t, ts.request("POST", batchPath, body, "Content-Type: "+media).Body)
 		if len(got) != 3 || got[2].Reason != "BatchTooLarge" || !strings.Contains(got[2].Detail, "at most 2") || ts.count() != 2 {
 			t.Errorf("%s: %+v", media, got)
 		}
-		exact := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 4 })
+		exact := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Batch = 4 })
 		if got := receipts(t, exact.request("POST", batchPath, body, "Content-Type: "+media).Body); len(got) != 4 || exact.count() != 4 {
 			t.Errorf("%s: %+v", media, got)
 		}
@@ -142,7 +141,7 @@ func (truncatedReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF
 
 func TestBatchConcurrencyLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 8 })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.InFlight = 8 })
 		var current, maxSeen atomic.Int64
 		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			maxSeen.Store(max(maxSeen.Load(), current.Add(1)))
@@ -160,7 +159,7 @@ func TestBatchConcurrencyLimit(t *testing.T) {
 
 func TestPlatformWithoutResponseDoesNotHoldUpOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 8 })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.InFlight = 8 })
 		start := time.Now()
 		var took atomic.Int64 // until the last one to APNs ended
 		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
@@ -261,7 +260,7 @@ func TestClientMayReadAfterWritingWholeBatch(t *testing.T) {
 
 func TestBatchWaitingForSlotEndsWithRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 2 })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.InFlight = 2 })
 		ts.respond = respondAfter(time.Hour)
 		ctx, closeServer := context.WithTimeout(t.Context(), 20*time.Second)
 		defer closeServer()

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -37,7 +36,7 @@ func (discardWriter) WriteHeader(int)             {}
 func (discardWriter) Flush()                      {}
 
 func post(b *testing.B, path, media, body string) {
-	ts := newTestAPI(b, func(cfg *api.Config) { cfg.Sender = acceptAll{} })
+	ts := newTestAPI(b, func(cfg *testConfig) { cfg.Sender = acceptAll{} })
 	b.ReportAllocs()
 	for b.Loop() {
 		r := httptest.NewRequest("POST", path, strings.NewReader(body))

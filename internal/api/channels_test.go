@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -35,16 +35,16 @@ func (channels *fakeChannels) Manage(ctx context.Context, call push.ChannelCall)
 	return []push.Channel{{ID: "a/+b", Storage: call.Storage}}, receipt
 }
 
-var manageKey, manageHash = api.NewKey()
+var manageKey, manageHash = identity.NewKey()
 
 const shopChannels = "/v1/apps/shop/channels"
 
 // newChannelsAPI returns an API with channels and a key for them.
 func newChannelsAPI(t testing.TB, channels *fakeChannels) *testAPI {
-	return newTestAPI(t, func(cfg *api.Config) {
+	return newTestAPI(t, func(cfg *testConfig) {
 		cfg.Channels = channels
 		shop := cfg.Apps["shop"]
-		shop.Keys = append(shop.Keys, api.Key{Name: "stadium", Hash: manageHash, Scopes: []string{"channels"}})
+		shop = append(shop, testKey{Name: "stadium", Hash: manageHash, Scopes: []string{"channels"}})
 		cfg.Apps["shop"] = shop
 	})
 }

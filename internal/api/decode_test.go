@@ -16,7 +16,6 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -168,7 +167,7 @@ func TestInvalidItemsAreRefusedAndOthersSent(t *testing.T) {
 }
 
 func TestBodySizeLimit(t *testing.T) {
-	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Body = 100 })
+	ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Body = 100 })
 	body := `{"platform":"apns","token":"00","title":"` + strings.Repeat("x", 100) + `"}`
 	if p := ts.wantProblem(ts.request("POST", singlePath, body), 413, "body-too-large"); p.Detail != "must have at most 100 bytes" {
 		t.Error(p.Detail)
@@ -289,7 +288,7 @@ func TestByteOrderMarkIsIgnored(t *testing.T) {
 
 func TestLargestItemIsAcceptedAtTheStartOfAnArray(t *testing.T) {
 	for _, start := range []string{"[", "\ufeff[", " [ "} {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = len(validBody) })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Item = len(validBody) })
 		body := iotest.OneByteReader(strings.NewReader(start + validBody + "," + validBody + "]"))
 		got := receipts(t, ts.requestWith(t.Context(), "POST", batchPath, body).Body)
 		if len(got) != 2 || got[0].Status != "accepted" || got[1].Status != "accepted" {

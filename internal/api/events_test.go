@@ -17,7 +17,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -144,7 +143,7 @@ func TestFeedErrorIsSentAsProblemEvent(t *testing.T) {
 func TestIdleFeedGetsHeartbeatsUntilDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		drain := make(chan struct{})
-		ts, store := newTestAPIWithStorage(t, func(cfg *api.Config) { cfg.Draining = drain })
+		ts, store := newTestAPIWithStorage(t, func(cfg *testConfig) { cfg.Draining = drain })
 		time.AfterFunc(time.Minute+time.Second, func() { store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued}) })
 		time.AfterFunc(2*time.Minute+time.Second, func() { close(drain) })
 		start := time.Now()

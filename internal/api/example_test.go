@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -27,11 +28,15 @@ func (e echo) SendAll(ctx context.Context, calls []*push.Call, ended func([]*pus
 }
 
 func Example() {
-	key, hash := api.NewKey() // the key is for the client, and the hash for the configuration
-	handler, err := api.New(api.Config{
-		Sender: echo{},
-		Apps:   map[string]api.App{"shop": {Keys: []api.Key{{Name: "backend", Hash: hash, Scopes: []string{"send"}}}}},
+	key, hash := identity.NewKey() // the key is for the client, and the hash for the configuration
+	auth, err := identity.New(identity.Config{
+		Apps: []string{"shop"}, Keys: []identity.Key{{Name: "backend", Hash: hash, Apps: []string{"shop"}, Scopes: identity.Send}},
 	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	handler, err := api.New(api.Config{Sender: echo{}, Auth: auth})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -43,13 +43,13 @@ var (
 )
 
 // newTestAPIWithStorage returns an API with a fakeStorage.
-func newTestAPIWithStorage(t testing.TB, change ...func(*api.Config)) (*testAPI, *fakeStorage) {
+func newTestAPIWithStorage(t testing.TB, change ...func(*testConfig)) (*testAPI, *fakeStorage) {
 	store := &fakeStorage{news: make(chan struct{})}
 	keys, err := idempotency.NewLog(t.Context(), idempotency.LogConfig{History: store, Queue: store})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts := newTestAPI(t, append([]func(*api.Config){func(cfg *api.Config) {
+	ts := newTestAPI(t, append([]func(*testConfig){func(cfg *testConfig) {
 		store.Sender = cfg.Sender
 		cfg.Sender, cfg.Queue, cfg.History, cfg.Idempotency = store, store, store, keys
 	}}, change...)...)

@@ -5,9 +5,12 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -65,10 +69,54 @@ func ended(n *push.Notification, o push.Outcome) push.Receipt {
 // The API keys of the tests. sendKey and readKey belong to the app shop, and otherKey to the app
 // bank.
 var (
-	sendKey, sendHash   = api.NewKey()
-	readKey, readHash   = api.NewKey()
-	otherKey, otherHash = api.NewKey()
+	sendKey, sendHash   = identity.NewKey()
+	readKey, readHash   = identity.NewKey()
+	otherKey, otherHash = identity.NewKey()
 )
+
+// testConfig is the configuration of an API and the keys of its apps.
+type testConfig struct {
+	api.Config
+	Apps map[string][]testKey
+}
+
+// testKey is an API key of an app. No scopes means send.
+type testKey struct {
+	Name, Hash string
+	Scopes     []string
+	ExpiresAt  time.Time
+	Limit      identity.Limit
+}
+
+// newAuth returns an authenticator for the keys of apps.
+func newAuth(t testing.TB, apps map[string][]testKey) *identity.Authenticator {
+	t.Helper()
+	auth, err := authFor(apps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return auth
+}
+
+func authFor(apps map[string][]testKey) (*identity.Authenticator, error) {
+	cfg := identity.Config{Apps: slices.Sorted(maps.Keys(apps))}
+	for _, app := range cfg.Apps {
+		for i, k := range apps[app] {
+			path, scopes := fmt.Sprintf("apps.%s.keys[%d]", app, i), k.Scopes
+			if scopes == nil {
+				scopes = []string{"send"}
+			}
+			parsed, err := identity.ParseScopes(scopes)
+			if err != nil {
+				return nil, fmt.Errorf("%s.scopes: %w", path, err)
+			}
+			cfg.Keys = append(cfg.Keys, identity.Key{
+				Path: path, Name: k.Name, Hash: k.Hash, Apps: []string{app}, Scopes: parsed, ExpiresAt: k.ExpiresAt, Limit: k.Limit,
+			})
+		}
+	}
+	return identity.New(cfg)
+}
 
 // testAPI is an API with a sender.
 type testAPI struct {
@@ -77,20 +125,21 @@ type testAPI struct {
 	http.Handler
 }
 
-func newTestAPI(t testing.TB, change ...func(*api.Config)) *testAPI {
+func newTestAPI(t testing.TB, change ...func(*testConfig)) *testAPI {
 	t.Helper()
 	s := &sender{}
-	cfg := api.Config{Sender: s, Apps: map[string]api.App{
-		"shop": {Keys: []api.Key{
+	cfg := testConfig{Config: api.Config{Sender: s}, Apps: map[string][]testKey{
+		"shop": {
 			{Name: "backend", Hash: sendHash, Scopes: []string{"send"}},
 			{Name: "dashboard", Hash: readHash, Scopes: []string{"read"}},
-		}},
-		"bank": {Keys: []api.Key{{Name: "bank", Hash: otherHash}}},
+		},
+		"bank": {{Name: "bank", Hash: otherHash}},
 	}}
 	for _, f := range change {
 		f(&cfg)
 	}
-	h, err := api.New(cfg)
+	cfg.Auth = newAuth(t, cfg.Apps)
+	h, err := api.New(cfg.Config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/push"
 )
@@ -159,7 +158,7 @@ func TestSendWithKeyEndsAtSendTimeout(t *testing.T) {
 
 func TestIdempotencyMemoryEvictsExpiredAndOldestEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &idempotency.Memory{MaxEntries: 2} })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Idempotency = &idempotency.Memory{MaxEntries: 2} })
 		request := func(key string) { ts.request("POST", singlePath, validBody, "Idempotency-Key: "+key) }
 		request("a")
 		time.Sleep(24 * time.Hour)
@@ -183,7 +182,7 @@ func TestIdempotencyMemoryEvictsExpiredAndOldestEntries(t *testing.T) {
 
 func TestAppsDoNotEvictEachOthersResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &idempotency.Memory{MaxEntries: 2} })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Idempotency = &idempotency.Memory{MaxEntries: 2} })
 		ts.request("POST", singlePath, validBody, keyHeader)
 		for range 2 {
 			for i := range 10 {
@@ -203,7 +202,7 @@ func TestAppsDoNotEvictEachOthersResults(t *testing.T) {
 // TestResultInProgressSurvivesSweep sweeps the cache while its only entry has no result.
 func TestResultInProgressSurvivesSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.SendTimeout = 10 * time.Minute })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.SendTimeout = 10 * time.Minute })
 		ts.respond = respondAfter(5 * time.Minute)
 		var callers sync.WaitGroup
 		for range 3 {

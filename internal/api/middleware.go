@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -109,14 +110,7 @@ func callerName(r *http.Request) string {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return ""
 	}
-	cert := r.TLS.PeerCertificates[0]
-	for _, uri := range cert.URIs { // of a workload (SPIFFE)
-		return uri.String()
-	}
-	if cert.Subject.CommonName == "" && len(cert.DNSNames) > 0 {
-		return cert.DNSNames[0]
-	}
-	return cert.Subject.CommonName
+	return identity.CertificateName(r.TLS.PeerCertificates[0])
 }
 
 // callerAddress returns the IP address of the caller. Each trusted proxy appends the address of its

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-
-	"github.com/sluice-push/sluice/internal/api"
 )
 
 func TestObserveGetsRouteAndStatus(t *testing.T) {
 	var got []string
-	ts := newTestAPI(t, func(cfg *api.Config) {
+	ts := newTestAPI(t, func(cfg *testConfig) {
 		cfg.Observe = func(route string, status int) { got = append(got, fmt.Sprint(route, " ", status)) }
 	})
 	ts.request("POST", singlePath, validBody)

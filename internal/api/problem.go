@@ -43,9 +43,9 @@ var (
 		"The type of the body is not supported"}
 
 	unauthenticated = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated",
-		"The API key is missing or unknown"}
-	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The API key belongs to another app"}
-	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The API key lacks a scope"}
+		"The API key, token or certificate is missing or invalid"}
+	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The caller may not act for this app"}
+	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The caller lacks a scope"}
 	notFound         = kind{http.StatusNotFound, "not-found", "NotFound", "Not found"}
 	methodNotAllowed = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed",
 		"The method is not allowed"}

@@ -136,7 +136,7 @@ func TestUnknownPathOrMethod(t *testing.T) {
 
 func TestReadinessListsWhatIsMissing(t *testing.T) {
 	var missing []api.NotReady
-	ts := newTestAPI(t, func(cfg *api.Config) {
+	ts := newTestAPI(t, func(cfg *testConfig) {
 		cfg.Ready = func() []api.NotReady { return missing }
 		cfg.Status = func([]string) any { return map[string]int{"pools": 2} }
 	})
@@ -208,7 +208,7 @@ func TestTraceParentReachesSenderOnlyIfValid(t *testing.T) {
 
 func TestPanicIsLoggedWithoutRequestContent(t *testing.T) {
 	var log bytes.Buffer
-	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	ts := newTestAPI(t, func(cfg *testConfig) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	ts.respond = func(_ context.Context, n *push.Notification) push.Receipt { panic("cannot send " + n.Title) }
 	body := `{"platform":"apns","token":"00","title":"` + canary + `"}`
 	p := ts.wantProblem(ts.request("POST", singlePath, body), 500, "internal")
@@ -237,7 +237,7 @@ func TestErrAbortHandlerIsPassedOn(t *testing.T) {
 
 func TestRequestLogHasNoSecrets(t *testing.T) {
 	var log bytes.Buffer
-	ts := newTestAPI(t, func(cfg *api.Config) {
+	ts := newTestAPI(t, func(cfg *testConfig) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
 	ts.request("POST", singlePath+"?token="+canary, `{"platform":"apns","token":"`+canary+`"}`, "X-Request-ID: r1")

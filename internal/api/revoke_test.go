@@ -16,23 +16,23 @@ import (
 )
 
 // replace makes a handler with the changed configuration responsible, as a reload does.
-func (ts *testAPI) replace(change func(*api.Config)) {
+func (ts *testAPI) replace(change func(*testConfig)) {
 	next := newTestAPI(ts.t, change).Handler.(*api.Handler)
 	ts.Handler.(*api.Handler).Replace(next)
 	ts.Handler = next
 }
 
 // revocations are changes of the configuration after which readKey may not read the app shop.
-var revocations = map[string]func(*api.Config){
-	"the key is removed": func(cfg *api.Config) {
-		cfg.Apps["shop"] = api.App{Keys: cfg.Apps["shop"].Keys[:1]}
+var revocations = map[string]func(*testConfig){
+	"the key is removed": func(cfg *testConfig) {
+		cfg.Apps["shop"] = cfg.Apps["shop"][:1]
 	},
-	"the scope is removed": func(cfg *api.Config) {
-		cfg.Apps["shop"].Keys[1].Scopes = []string{"send"}
+	"the scope is removed": func(cfg *testConfig) {
+		cfg.Apps["shop"][1].Scopes = []string{"send"}
 	},
-	"the app is removed": func(cfg *api.Config) { delete(cfg.Apps, "shop") },
-	"the key moves to another app": func(cfg *api.Config) {
-		cfg.Apps["bank"] = api.App{Keys: cfg.Apps["shop"].Keys}
+	"the app is removed": func(cfg *testConfig) { delete(cfg.Apps, "shop") },
+	"the key moves to another app": func(cfg *testConfig) {
+		cfg.Apps["bank"] = cfg.Apps["shop"]
 		delete(cfg.Apps, "shop")
 	},
 }
@@ -50,7 +50,7 @@ func TestRevokedKeyEndsOpenFeed(t *testing.T) {
 				w = handler.request("GET", feedPath+"?after=oldest", "", "Authorization: Bearer "+readKey)
 			}()
 			synctest.Wait()
-			ts.replace(func(*api.Config) {}) // a reload that leaves the key
+			ts.replace(func(*testConfig) {}) // a reload that leaves the key
 			store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusAccepted})
 			time.Sleep(time.Second)
 			ts.replace(revoke)
@@ -111,10 +111,10 @@ func TestRevokedKeyEndsBatch(t *testing.T) {
 			write := func() { _, _ = io.WriteString(client, validBody+"\n") }
 			write()
 			synctest.Wait()
-			ts.replace(func(*api.Config) {})
+			ts.replace(func(*testConfig) {})
 			write()
 			synctest.Wait()
-			ts.replace(func(cfg *api.Config) { cfg.Apps["shop"] = api.App{Keys: cfg.Apps["shop"].Keys[1:]} })
+			ts.replace(func(cfg *testConfig) { cfg.Apps["shop"] = cfg.Apps["shop"][1:] })
 			write()
 			_ = client.Close()
 			<-ended
@@ -142,7 +142,7 @@ func TestRevocationAtTheEndOfABatchChangesNothing(t *testing.T) {
 		}()
 		_, _ = io.WriteString(client, validBody+"\n")
 		synctest.Wait()
-		ts.replace(func(cfg *api.Config) { delete(cfg.Apps, "shop") })
+		ts.replace(func(cfg *testConfig) { delete(cfg.Apps, "shop") })
 		_ = client.Close()
 		<-ended
 		if got := receipts(t, w.Body); len(got) != 1 || got[0].Status != "accepted" {
@@ -152,9 +152,9 @@ func TestRevocationAtTheEndOfABatchChangesNothing(t *testing.T) {
 }
 
 func TestStatusGetsTheAppsOfTheKey(t *testing.T) {
-	ts := newTestAPI(t, func(cfg *api.Config) {
-		cfg.Apps["bank"] = api.App{Keys: []api.Key{{Name: "dashboard", Hash: readHash, Scopes: []string{"read", "send"}}}}
-		cfg.Apps["lab"] = api.App{Keys: []api.Key{{Name: "dashboard", Hash: readHash, Scopes: []string{"send"}}}}
+	ts := newTestAPI(t, func(cfg *testConfig) {
+		cfg.Apps["bank"] = []testKey{{Name: "dashboard", Hash: readHash, Scopes: []string{"read", "send"}}}
+		cfg.Apps["lab"] = []testKey{{Name: "dashboard", Hash: readHash, Scopes: []string{"send"}}}
 		cfg.Status = func(apps []string) any { return apps }
 	})
 	if w := ts.request("GET", "/v1/status", "", "Authorization: Bearer "+readKey); strings.TrimSpace(w.Body.String()) != `["bank","shop"]` {

@@ -4,6 +4,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"mime"
@@ -34,7 +35,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	}
 	n, lists, p := decode(body.Bytes())
 	if p == nil {
-		p = s.checkSendAt(n, async)
+		p = cmp.Or(s.checkSendAt(n, async), w.access.checkTarget(n))
 	}
 	if p != nil {
 		return p

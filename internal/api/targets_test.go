@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -209,7 +208,7 @@ func TestBatchItemsWithSeveralTargets(t *testing.T) {
 }
 
 func TestTargetsCountForTheLimitOfABatch(t *testing.T) {
-	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 5 })
+	ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.Batch = 5 })
 	got := batchReceipts(t, ts.request("POST", batchPath, threeTokens+"\n"+validBody+"\n"+threeTokens+"\n"+validBody, ndjson))
 	want := map[string]string{"0[0]": "accepted", "0[1]": "accepted", "0[2]": "accepted", "1": "accepted", "2": "refused"}
 	if !maps.Equal(got, want) || ts.count() != 4 {
@@ -220,7 +219,7 @@ func TestTargetsCountForTheLimitOfABatch(t *testing.T) {
 
 func TestMoreTargetsThanSlots(t *testing.T) {
 	for _, headers := range [][]string{nil, {keyHeader}} {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 3 })
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Limits.InFlight = 3 })
 		if got := targetReceipts(t, ts.request("POST", singlePath, tokens(200), headers...), 200); len(got) != 200 || ts.count() != 200 {
 			t.Errorf("%d receipts, %d sent", len(got), ts.count())
 		}

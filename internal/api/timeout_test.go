@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -50,10 +51,10 @@ func TestSendTimeoutAndPreferWait(t *testing.T) {
 func checkTimeout(t *testing.T, prefer, idempotencyKey string, want time.Duration) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		key, hash := api.NewKey()
+		key, hash := identity.NewKey()
 		handler, err := api.New(api.Config{
 			Sender: blockingSender{}, Limits: api.Limits{SendTimeout: 3 * time.Second},
-			Apps: map[string]api.App{"shop": {Keys: []api.Key{{Name: "test", Hash: hash, Scopes: []string{"send"}}}}},
+			Auth: newAuth(t, map[string][]testKey{"shop": {{Name: "test", Hash: hash, Scopes: []string{"send"}}}}),
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -133,6 +133,8 @@ func kindOf(t reflect.Type) kind {
 		return kind{"percentage", "a percentage", "`%`", "string", `^[0-9]+(\.[0-9]+)? ?%$`, "10%"}
 	case Rate:
 		return kind{"rate", "none, or a rate above zero, per s, min, h or d", "notifications per `s`, `min`, `h` or `d`", "string", `^(none|[0-9]+ ?/ ?(s|min|h|d))$`, "600000/min"}
+	case Time:
+		return kind{"time", "a date, or a date and time with time zone", "", "string", `^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:.]+(Z|[+-][0-9]{2}:[0-9]{2}))?$`, "2030-01-31T12:00:00Z"}
 	case Address:
 		return kind{"address", "an address to listen on: host:port, unix:/path (up to 100 bytes) or systemd:NAME", "", "string", `^(.*:[0-9]+|unix:/.+|systemd:[A-Za-z0-9._-]+)$`, "127.0.0.1:8080"}
 	case Endpoint:

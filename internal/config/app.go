@@ -11,8 +11,9 @@ import (
 // App is one sender and its credentials at the providers. A provider without a block is not
 // available to the app.
 type App struct {
-	// API keys that may act for this app. Two valid keys allow a key rotation without downtime.
-	Keys []Key `name:"keys" required:"true"`
+	// API keys that may act for this app. Several valid keys allow a key rotation without downtime.
+	// Required, unless auth names the callers.
+	Keys []Key `name:"keys"`
 	// Weight of the app where several apps wait for the same quota: an app of weight 3 gets three
 	// turns for each turn of an app of weight 1. The others use what it does not need.
 	Weight  int      `name:"weight" default:"1" allowed:"1..1000"`
@@ -61,10 +62,22 @@ type Key struct {
 	Name string `name:"name" example:"backend" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// SHA-256 of the key, as gateway key prints it. Never put the key itself here.
 	Hash string `name:"hash" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
-	// What the key allows: send sends notifications, read reads notifications and channels,
-	// channels creates and deletes broadcast channels. Deleting a channel removes it for all its
-	// subscribers.
-	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|channels"`
+	// What the key allows. send sends notifications and cancels them. broadcasts sends to topics,
+	// conditions and channels only. read reads notifications, channels and the status, and includes
+	// events, which reads the event feed. channels creates and deletes broadcast channels: deleting a
+	// channel removes it for all its subscribers.
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts"`
+	// When the key becomes valid. Empty: at once.
+	NotBefore Time `name:"not_before"`
+	// When the key expires. A week before, the log and sluice_key_expiry_timestamp_seconds say so. Empty:
+	// never.
+	ExpiresAt Time `name:"expires_at"`
+	// How many notifications and other requests the holder may send; a burst of the whole count is
+	// allowed. Beyond it, calls get 429, and a batch is read more slowly. Empty sets no limit.
+	Rate Rate `name:"rate" example:"500/s"`
+	// Maximum synchronous notifications in flight for the holder. Beyond it, calls get 429, and a batch
+	// is read more slowly. 0 sets no limit.
+	Concurrency int `name:"concurrency" example:"100" default:"0" allowed:"0..1000000"`
 }
 
 // Webhook is a receiver of an app's events. They are posted in batches, signed as

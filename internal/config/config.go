@@ -50,6 +50,7 @@ type Config struct {
 	Proxy Proxy `name:"proxy"`
 	// Apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
 	Apps      map[string]*App `name:"apps" required:"true"`
+	Auth      Auth            `name:"auth"`
 	DNS       DNS             `name:"dns"`
 	Queue     Queue           `name:"queue" restart:"true"`
 	History   History         `name:"history" restart:"true"`
@@ -80,7 +81,7 @@ type TLS struct {
 	// Private key of the certificate in PEM, mode 0600.
 	KeyFile File `name:"key_file" example:"gateway.key"`
 	// Certificates of authorities in PEM. Clients must then have a certificate of one of them, in
-	// addition to their API key; the log shows its name. Health checks of the listener need one too:
+	// addition to their API key unless auth.certificates names it; the log shows its name. Health checks of the listener need one too:
 	// the admin listener has /readyz without it.
 	ClientCAFile File `name:"client_ca_file" example:"clients.pem"`
 }

@@ -99,7 +99,7 @@ func joinPath(path, name string) string {
 
 // isBlock reports whether t is a mapping with keys. Some single values are structs too.
 func isBlock(t reflect.Type) bool {
-	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Rate]() && t != reflect.TypeFor[Endpoint]()
+	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Rate]() && t != reflect.TypeFor[Endpoint]() && t != reflect.TypeFor[Time]()
 }
 
 // setDefaults sets a new block to its defaults: those of the tags, or the current values of the

@@ -74,6 +74,11 @@ func (d *decoder) fail(path, format string, args ...any) {
 	d.failAt(at, path, fmt.Sprintf(format, args...))
 }
 
+// failedAt reports whether the value at path is known to be wrong.
+func (d *decoder) failedAt(path string) bool {
+	return slices.ContainsFunc(d.errors, func(e Error) bool { return e.Path == path })
+}
+
 func (d *decoder) failAt(at position, path, text string) {
 	e := Error{Position: fmt.Sprintf("%s:%d:%d", d.file, max(at.line, 1), max(at.column, 1)), Path: path, Text: text, line: at.line}
 	if at.variable != "" {

@@ -50,7 +50,10 @@ func TestExamplesInReferenceAreValid(t *testing.T) {
     fcm: {}
     webpush: {vapid_key_file: vapid.pem, subject: "mailto:ops@example.com"}
     webhooks: [{name: crm, url: "https://example.com/", secret_file: crm.secret}]
-tls: {cert_file: a.pem, key_file: a.key}
+tls: {cert_file: a.pem, key_file: a.key, client_ca_file: ca.pem}
+auth:
+  keys: [{name: ops, hash: "`+strings.Replace(hash, "sha256:9", "sha256:1", 1)+`", apps: ["*"]}]
+  certificates: [{name: orders, apps: [shop]}]
 proxy: {url: "https://proxy.internal:3128"}
 queue: {`+queue+`}
 retry: {rules: [{}]}

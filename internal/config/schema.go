@@ -15,14 +15,14 @@ import (
 // structSource is the source code of the structs. Their comments are the descriptions in the schema
 // and the reference, so that there is only one text for each key.
 //
-//go:embed config.go app.go
+//go:embed config.go app.go auth.go
 var structSource embed.FS
 
 // fieldDocs returns the comment of each struct and of each of its fields, by TYPE and TYPE.FIELD, on
 // one line.
 func fieldDocs() map[string]string {
 	found := map[string]string{}
-	for _, name := range []string{"config.go", "app.go"} {
+	for _, name := range []string{"config.go", "app.go", "auth.go"} {
 		source, _ := structSource.ReadFile(name)
 		file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments)
 		if err != nil {

@@ -22,6 +22,7 @@ func (d *decoder) validate(cfg *Config) {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
 	d.validateNATS(&cfg.Queue.NATS)
+	d.validateAuth(cfg)
 	for _, block := range cfg.TLSBlocks() {
 		d.validateTLS(block.Path, block.TLS)
 	}
@@ -43,6 +44,9 @@ func (d *decoder) validate(cfg *Config) {
 		}
 		variables[variable(path)] = path
 		d.validateApp(path, cfg.Apps[name], cfg.Quota)
+		if keys := joinPath(path, "keys"); len(cfg.Apps[name].Keys) == 0 && cfg.Auth.empty() && !d.failedAt(keys) {
+			d.fail(keys, "required: at least one key")
+		}
 		d.validateWebhooks(joinPath(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
 		d.validateAppRetry(path, cfg.Apps[name], cfg.Retry)
 	}
@@ -138,8 +142,9 @@ func (d *decoder) validateKeys(path string, keys []Key) {
 			}
 		}
 		if len(key.Scopes) == 0 {
-			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or channels: a key without a scope allows nothing")
+			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read, events, channels or broadcasts: a key without a scope allows nothing")
 		}
+		d.validateKeyTimes(fmt.Sprintf("%s[%d]", path, i), key.NotBefore, key.ExpiresAt)
 	}
 }
 

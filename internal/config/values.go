@@ -171,6 +171,19 @@ func isPort(text string) bool {
 // that file; one in the environment starts at the working directory.
 type File string
 
+// Time is a point in time: RFC 3339, or a date, which means its start in UTC. The zero Time is none.
+type Time struct{ time.Time }
+
+// UnmarshalText parses a date or a time.
+func (t *Time) UnmarshalText(text []byte) (err error) {
+	layout := time.RFC3339
+	if len(text) == len(time.DateOnly) {
+		layout = time.DateOnly
+	}
+	t.Time, err = time.Parse(layout, string(text))
+	return err
+}
+
 // Bytes is a size, written with a unit: 512KiB, 1MiB, 2GiB (powers of 1024) or 1MB (powers of
 // 1000).
 type Bytes int64

@@ -25,9 +25,9 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
@@ -59,7 +59,7 @@ func newMockEnv(t testing.TB, cfg ...mockprovider.Config) mockEnv {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	return mockEnv{mock: m, files: files, ready: m.Ready(files), key: key, hash: hash}
 }
 

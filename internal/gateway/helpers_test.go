@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -39,7 +39,7 @@ func newShopGateway(t testing.TB, services mockprovider.Config, settings string)
 	if !strings.Contains(settings, "pool:") {
 		settings = "pool: {idle_timeout: 0s}\n" + settings // connects at the start
 	}
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	other := fmt.Sprintf("  other:\n    keys: [{name: test, hash: %q}]\n    %s\n", hash, s.fcmBlock())
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
 	r := shopGateway{mock: s.mock, otherKey: key, http: &http.Client{Transport: transport, Timeout: 10 * time.Minute}}

@@ -16,9 +16,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -107,7 +107,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 func TestReloadReplacesAppsAndKeys(t *testing.T) {
 	s := newMockEnv(t)
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.fcmBlock()))
-	other, hash := api.NewKey()
+	other, hash := identity.NewKey()
 	changes, err := h.reload(listenConfig + "apps:\n" + strings.Replace(s.appBlock("bank", s.fcmBlock()), s.hash, hash, 1))
 	if err != nil || strings.Join(changes, "; ") != "apps.bank: (none) → (new); apps.shop: (set) → (none)" {
 		t.Errorf("%q, %v", changes, err)

@@ -68,7 +68,10 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 		}
 	}
 	contents.release()
-	if next.api, err = g.newAPI(cfg); err != nil {
+	if next.auth, err = newAuthenticator(cfg, previous.auth); err != nil {
+		return nil, errors.Join(append(b.errs, fmt.Errorf("config: %w", err))...)
+	}
+	if next.api, err = g.newAPI(cfg, next.auth); err != nil {
 		b.errs = append(b.errs, fmt.Errorf("config: %w", err))
 	}
 	return next, errors.Join(b.errs...)

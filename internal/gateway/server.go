@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/idempotency"
+	"github.com/sluice-push/sluice/internal/identity"
 )
 
 // currentAPI returns a handler that calls the API of the current snapshot.
@@ -21,15 +22,11 @@ func (g *Gateway) currentAPI() http.Handler {
 }
 
 // newAPI returns the API for a configuration.
-func (g *Gateway) newAPI(cfg *config.Config) (*api.Handler, error) {
-	apps := make(map[string]api.App, len(cfg.Apps))
-	for name, app := range cfg.Apps {
-		apps[name] = api.App{Keys: apiKeys(app.Keys)}
-	}
+func (g *Gateway) newAPI(cfg *config.Config, auth *identity.Authenticator) (*api.Handler, error) {
 	limits := cfg.Limits
 	return api.New(api.Config{
 		Sender: g.sender(), Idempotency: g.idempotencyStore(), Channels: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
-		Apps: apps, Logger: g.log, TrustedProxies: prefixes(cfg.TrustedProxies), Ready: g.publicNotReady, Observe: g.metrics.Request, Status: func(apps []string) any { return g.Status().forApps(apps) },
+		Auth: auth, Logger: g.log, TrustedProxies: prefixes(cfg.TrustedProxies), Ready: g.publicNotReady, Observe: g.metrics.Request, Status: func(apps []string) any { return g.Status().forApps(apps) },
 		Limits: api.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTimeout,
 			SendTimeout: limits.SendTimeout,
@@ -43,14 +40,6 @@ func (g *Gateway) idempotencyStore() idempotency.Store {
 		return &g.idempotency
 	}
 	return g.storage
-}
-
-func apiKeys(configured []config.Key) []api.Key {
-	keys := make([]api.Key, len(configured))
-	for i, k := range configured {
-		keys[i] = api.Key{Name: k.Name, Hash: k.Hash, Scopes: k.Scopes}
-	}
-	return keys
 }
 
 // adminHandler returns the handler of the admin listener.

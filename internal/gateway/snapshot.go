@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -27,6 +28,7 @@ type snapshot struct {
 	table         delivery.Table
 	apple         map[string]*apnsApp    // by app
 	webhooks      map[string]*appWebhook // by name
+	auth          *identity.Authenticator
 	api           *api.Handler
 	tls           [2]*tls.Config // of the API and the admin listener; nil for plain HTTP
 

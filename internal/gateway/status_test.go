@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
@@ -46,7 +46,7 @@ func TestStatusShowsOnlyTheAppsOfTheKey(t *testing.T) {
 		"second.app": s.fcmBlock() + "\n    " + s.apnsBlock(),
 		"third.app":  strings.Replace(other.fcmBlock(), other.ready.FCM, s.ready.FCM, 1),
 	} {
-		key, hash := api.NewKey()
+		key, hash := identity.NewKey()
 		keys[app] = key
 		hook := strings.TrimSuffix(app, ".app") + "-hook"
 		fmt.Fprintf(&text, "  %s:\n    keys: [{name: %s-key, hash: %q}]\n    %s\n    webhooks: [%s]\n", app, app, hash, blocks, receiver.block(t, hook, ""))
@@ -77,7 +77,7 @@ func TestStatusShowsOnlyTheAppsOfTheKey(t *testing.T) {
 // TestReloadEndsFeedOfRevokedKey reads a feed until a reload removes its key.
 func TestReloadEndsFeedOfRevokedKey(t *testing.T) {
 	s := newMockEnv(t)
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	dir := t.TempDir()
 	config := func(more string) string {
 		return listenConfig + "queue: {dir: '" + dir + "'}\napps:\n  shop:\n    keys: [{name: test, hash: '" + s.hash + "'}" + more + "]\n    " + s.fcmBlock() + "\n"

@@ -25,8 +25,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/providers/webpush"
@@ -299,7 +299,7 @@ func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
 			w.WriteHeader(http.StatusCreated)
 		}
 	})
-	key, hash := api.NewKey()
+	key, hash := identity.NewKey()
 	s := mockEnv{key: key, hash: hash}
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web",
 		fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", base, ca, vapidKeyFile(t))))

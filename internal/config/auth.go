@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Auth names callers that are not limited to one app, and ways to identify callers other than the API
+// keys of the apps.
+type Auth struct {
+	// API keys that may act for several apps, or for the whole gateway.
+	Keys []AuthKey `name:"keys"`
+	// Client certificates that identify callers, if they send no key and no token. They need
+	// tls.client_ca_file. The first entry that matches applies.
+	Certificates []AuthCertificate `name:"certificates"`
+}
+
+// AuthKey is an API key that may act for several apps.
+type AuthKey struct {
+	// Name of the key in logs and metrics.
+	Name string `name:"name" example:"platform-team" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	// SHA-256 of the key, as gateway key prints it. Never put the key itself here.
+	Hash string `name:"hash" example:"sha256:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
+	// Apps that the key may act for; * is all of them. Required, except with the scope admin.
+	Apps []string `name:"apps" example:"shop"`
+	// What the key allows, as in apps.NAME.keys. admin allows everything in all apps, and reads the
+	// status of all apps and the audit log.
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|admin"`
+	// As in apps.NAME.keys.
+	NotBefore Time `name:"not_before"`
+	// As in apps.NAME.keys.
+	ExpiresAt Time `name:"expires_at"`
+	// As in apps.NAME.keys.
+	Rate Rate `name:"rate" example:"500/s"`
+	// As in apps.NAME.keys.
+	Concurrency int `name:"concurrency" example:"100" default:"0" allowed:"0..1000000"`
+}
+
+// AuthCertificate says what the holders of client certificates may do.
+type AuthCertificate struct {
+	// Name in the certificate: its first URI, or else its common name, or else its first DNS name. An
+	// asterisk at the end matches any characters, such as spiffe://example.com/shop/*.
+	Name string `name:"name" example:"spiffe://example.com/shop/*" required:"true" allowed:"/^[^*]+\\*?$/a name, with an asterisk at its end at most"`
+	// Apps that the holders may act for; * is all of them. Required, except with the scope admin.
+	Apps []string `name:"apps" example:"shop"`
+	// As in auth.keys.
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|admin"`
+	// As in apps.NAME.keys, for all holders together.
+	Rate Rate `name:"rate" example:"500/s"`
+	// As in apps.NAME.keys, for all holders together.
+	Concurrency int `name:"concurrency" example:"100" default:"0" allowed:"0..1000000"`
+}
+
+// AllApps stands for all apps in lists of apps.
+const AllApps = "*"
+
+// empty reports whether the block names no callers.
+func (a *Auth) empty() bool { return len(a.Keys) == 0 && len(a.Certificates) == 0 }
+
+func (d *decoder) validateAuth(cfg *Config) {
+	a := &cfg.Auth
+	for i, key := range a.Keys {
+		path := fmt.Sprintf("auth.keys[%d]", i)
+		for j, other := range a.Keys[:i] {
+			if key.Name != "" && other.Name == key.Name {
+				d.fail(path+".name", "%q is the name of keys[%d]: give each key its own", key.Name, j)
+			}
+			if key.Hash != "" && other.Hash == key.Hash {
+				d.fail(path+".hash", "the same key as keys[%d]: make another with gateway key", j)
+			}
+		}
+		d.validateGrant(cfg, path, key.Apps, key.Scopes)
+		d.validateKeyTimes(path, key.NotBefore, key.ExpiresAt)
+	}
+	for i, c := range a.Certificates {
+		path := fmt.Sprintf("auth.certificates[%d]", i)
+		if cfg.TLS.ClientCAFile == "" {
+			d.fail(path, "needs tls.client_ca_file, the authority of the certificates")
+		}
+		d.validateGrant(cfg, path, c.Apps, c.Scopes)
+	}
+}
+
+// validateGrant rejects unknown apps, and grants that allow nothing.
+func (d *decoder) validateGrant(cfg *Config, path string, apps, scopes []string) {
+	admin := slices.Contains(scopes, "admin")
+	if len(scopes) == 0 {
+		d.fail(path+".scopes", "must hold one at least: without a scope it allows nothing")
+	}
+	switch {
+	case len(apps) == 0 && !admin:
+		d.fail(path+".apps", `required: names of apps, or "*" for all`)
+	case len(apps) > 0 && admin && !slices.Contains(apps, AllApps):
+		d.fail(path+".apps", "does not limit the scope admin, which is for all apps: leave apps out")
+	}
+	for i, app := range apps {
+		if app != AllApps && cfg.Apps[app] == nil {
+			d.fail(fmt.Sprintf("%s.apps[%d]", path, i), "%q is not an app of this configuration", app)
+		}
+	}
+}
+
+func (d *decoder) validateKeyTimes(path string, notBefore, expiresAt Time) {
+	if !notBefore.IsZero() && !expiresAt.IsZero() && !notBefore.Before(expiresAt.Time) {
+		d.fail(path+".expires_at", "must be after not_before")
+	}
+}
