@@ -68,6 +68,7 @@ var gatewayReasons = map[string]reasonFacts{
 	"InvalidTarget":            {"400", "refused", "no", ""},
 	"NOT_RECORDED":             {"503", "abandoned", queueRetries, "Operator: see [SluiceQueueNotWritable](../runbooks/queue-not-writable.md)."},
 	"NOT_STORED":               {"", "cancelled", "no", "Send it again, also with the same key."},
+	"MissingScope":             {"403", "refused", "no", "Use a key, token or certificate with the scope `send`."},
 	"NeedsQueue":               {"501", "refused", "no", "Operator: set `queue.dir` or `queue.nats.url`."},
 	"NoTopic":                  {"400", "refused", "no", "Operator: set `apns.topic`."},
 	"NotRecognized":            {"400", "refused", "no", "Correct the name of the field, or omit `strict`."},
