@@ -95,6 +95,18 @@ func appendStringMap(b []byte, name string, entries map[string]string) []byte {
 	return append(appendClose(b), ',')
 }
 
+func appendStrings(b []byte, name string, texts []string) []byte {
+	if len(texts) == 0 {
+		return b
+	}
+	b = append(appendKey(b, name), '[')
+	for _, text := range texts {
+		b = append(appendQuoted(b, text), ',')
+	}
+	b[len(b)-1] = ']'
+	return append(b, ',')
+}
+
 func appendFloat(b []byte, name string, v float64) []byte {
 	return append(strconv.AppendFloat(appendKey(b, name), v, 'f', -1, 64), ',')
 }

@@ -17,6 +17,7 @@ func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	b = n.appendFields(b)
 	b = n.appendVisible(b)
 	b = appendStringMap(b, "data", n.Data)
+	b = appendStrings(b, "tags", n.Tags)
 	b = appendNonEmpty(b, "priority", string(n.Priority))
 	b = appendNonEmpty(b, "lane", string(n.Lane))
 	b = appendNonEmpty(b, "collapse_key", n.CollapseKey)
@@ -122,6 +123,7 @@ func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 	b = appendString(b, "status", string(e.Status))
 	b = appendNonEmpty(b, "platform", string(e.Platform))
 	b = appendNonEmpty(b, "lane", string(e.Lane))
+	b = appendStrings(b, "tags", e.Tags)
 	if e.Attempt != 0 {
 		b = appendInt(b, "attempt", e.Attempt)
 	}

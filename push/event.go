@@ -20,6 +20,8 @@ type Event struct {
 	Status   Status   `json:"status"`
 	Platform Platform `json:"platform,omitempty"`
 	Lane     Lane     `json:"lane,omitempty"`
+	// Tags are those of the notification. The events of acceptance and of the end have them.
+	Tags []string `json:"tags,omitempty"`
 	// Attempt is the attempt's number, from 1, if Status is sending.
 	Attempt int `json:"attempt,omitempty"`
 	// SendAt is when a scheduled notification is due.

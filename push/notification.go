@@ -47,6 +47,10 @@ type Notification struct {
 	// Data is delivered to the app and not displayed.
 	Data map[string]string `json:"data,omitempty"`
 
+	// Tags are labels of the sender, by which notifications can be found and counted; see CheckTags. No
+	// provider gets them.
+	Tags []string `json:"tags,omitempty"`
+
 	Priority Priority `json:"priority,omitempty"`
 	Lane     Lane     `json:"lane,omitempty"`
 	// CollapseKey makes a later notification with the same key replace this one while the provider

@@ -41,6 +41,7 @@ type sendCmd struct {
 	Sound       string            `help:"Sound to play. \"default\" is the default sound of the device."`
 	Badge       *int              `help:"Number on the app icon. 0 clears it."`
 	Data        map[string]string `help:"Data for the app, as KEY=VALUE. Repeatable."`
+	Tag         []string          `sep:"none" help:"Label by which notifications can be found and counted. Repeatable."`
 	Priority    string            `enum:",high,normal,low" default:"" help:"high, normal or low."`
 	CollapseKey string            `help:"Replaces an earlier notification with the same key."`
 	TTL         *time.Duration    `name:"ttl" help:"How long the provider may try to deliver, such as 1h."`
@@ -150,7 +151,7 @@ func (s sendCmd) notification() notification {
 	n := &push.Notification{
 		Platform: push.Platform(s.Platform),
 		Target:   push.Target{Topic: s.Topic, Condition: s.Condition, Installation: s.Installation},
-		Title:    s.Title, Subtitle: s.Subtitle, Body: s.Body, Image: s.Image, Sound: s.Sound, Badge: s.Badge, Data: s.Data,
+		Title:    s.Title, Subtitle: s.Subtitle, Body: s.Body, Image: s.Image, Sound: s.Sound, Badge: s.Badge, Data: s.Data, Tags: s.Tag,
 		Priority: push.Priority(s.Priority), CollapseKey: s.CollapseKey,
 	}
 	if s.TTL != nil {

@@ -145,6 +145,9 @@ func check(n *push.Notification, lists *targetLists) *problem {
 	if n.Retry != nil && (n.Retry.Attempts < 1 || n.Retry.Attempts > maxAttempts) {
 		return invalid("retry.attempts", fmt.Sprintf("must be a whole number from 1 to %d", maxAttempts))
 	}
+	if err := push.CheckTags(n.Tags); err != nil {
+		return invalidNotification(&push.Receipt{Outcome: push.InvalidNotification(err)})
+	}
 	if len(n.Data) > maxMembers {
 		return invalid("data", tooManyMembers)
 	}
@@ -314,7 +317,7 @@ func fieldPath(p jsontext.Pointer) string {
 		if !isPlain(name, 40) {
 			name = "(…)"
 		}
-		if len(path) == 1 && targetListNames[path[0]] {
+		if len(path) == 1 && listNames[path[0]] {
 			path[0] += "[" + name + "]"
 			continue
 		}
@@ -323,7 +326,7 @@ func fieldPath(p jsontext.Pointer) string {
 	return strings.Join(path, ".")
 }
 
-var targetListNames = map[string]bool{"tokens": true, "installations": true, "subscriptions": true}
+var listNames = map[string]bool{"tags": true, "tokens": true, "installations": true, "subscriptions": true}
 
 // fieldNames lists the JSON names of a struct's fields.
 func fieldNames(t reflect.Type) string {

@@ -18,7 +18,7 @@ import (
 var fastMembers = [...]string{
 	"token", "title", "body", "collapse_key", "sound", "subtitle", "image", "topic", "condition", "channel",
 	"installation", "idempotency_key",
-	"platform", "data", "ttl", "priority", "badge", "lane", "on_unknown", "subscription", "apns", "fcm", "webpush",
+	"platform", "data", "tags", "ttl", "priority", "badge", "lane", "on_unknown", "subscription", "apns", "fcm", "webpush",
 }
 
 // fastDecode decodes a notification in one pass. Its strings are parts of one copy of text. It
@@ -56,6 +56,8 @@ func (s *scanner) value(n *push.Notification, name string) bool {
 		err = n.Platform.UnmarshalText([]byte(s.quoted()))
 	case "data":
 		n.Data = s.strings()
+	case "tags":
+		n.Tags = s.list()
 	case "ttl":
 		n.TTL = new(push.Duration)
 		err = n.TTL.UnmarshalText([]byte(s.quoted()))
@@ -174,6 +176,20 @@ func (s *scanner) strings() map[string]string {
 	}
 	s.failed = s.failed || len(entries) != count // duplicates
 	return entries
+}
+
+// list reads a list of strings.
+func (s *scanner) list() []string {
+	texts := []string{}
+	s.read('[')
+	for s.peek() != ']' && !s.failed {
+		if len(texts) > 0 {
+			s.read(',')
+		}
+		texts = append(texts, s.quoted())
+	}
+	s.read(']')
+	return texts
 }
 
 // object reads an object into v with the strict decoder.

@@ -22,6 +22,8 @@ var fastForms = []string{
 	`{"platform":"apns","token":"00","badge":999999999,"ttl":"1h30m","priority":"high","lane":"bulk","on_unknown":"never"}`,
 	`{"platform":"apns","token":"00","title":"déjà vu","body":"a\n\"b\" \ud83d\ude00 \u00e9 \\","data":{"\u006b":"v","é":"\/"}}`,
 	`{"platform":"fcm","condition":"'a' in topics"}`,
+	`{"platform":"fcm","topic":"t","tags":["campaign:spring/2027", "a"]}`,
+	`{"platform":"fcm","topic":"t","tags" : [ ] }`,
 	`{"platform":"fcm","installation":"fid"}`,
 	`{"platform":"apns","channel":"Y2g="}`,
 	`{"platform":"apns","token":"00","apns":{"headers":{"apns-topic":"x","a":null},"payload":{"aps":{"alert":"]}\"\\"}},"environment":"sandbox"}}`,
@@ -38,6 +40,7 @@ var strictForms = []string{
 	`{"platform":"apns","token":"00","badge":1000000000}`,
 	`{"platform":"apns","token":"00","title":null}`,
 	`{"platform":"apns","token":"00","data":null}`,
+	`{"platform":"apns","token":"00","tags":null}`,
 	`{"platform":"apns","token":"00","data":{"k":null}}`,
 	`{"platform":"apns","token":"00","apns":null}`,
 	`{"platform":"apns","token":"00","strict":true}`,
@@ -102,7 +105,7 @@ func TestFastDecoderLeavesErrorsToTheStrictDecoder(t *testing.T) {
 var fragments = []string{
 	"", `"`, `\`, `\"`, `\u00e9`, `\ud83d`, `\ude00`, "{", "}", "[", "]", ",", ":", " ", "\n", "\x00", "\x1f", "\x7f", "é", "\xff", "\xc3", "\ufeff",
 	"0", "00", "-1", "1.5", "1e2", "9999999999", "null", "true", `""`, "{}", "[]", `"a":"b",`, `"a":{"b":"}"},`, `,"title":"x"`, `,"data":{"k":"v","k":"w"}`,
-	`,"badge":7`, `,"ttl":"1s"`, `,"ttl":"-1s"`, `,"lane":"critical"`, `,"Title":"x"`, `,"\u0074itle":"y"`, `,"apns":{"payload":{"a":1,"a":2}}`, `,"idempotency_key":"k"`,
+	`,"tags":["a","b"]`, `,"tags":["a" "b"]`, `,"tags":["a",]`, `,"tags":[,"a"]`, `,"badge":7`, `,"ttl":"1s"`, `,"ttl":"-1s"`, `,"lane":"critical"`, `,"Title":"x"`, `,"\u0074itle":"y"`, `,"apns":{"payload":{"a":1,"a":2}}`, `,"idempotency_key":"k"`,
 	`,"subscription":{}`, `,"fcm":{"message":{}}`, `,"apns":{"payload":` + strings.Repeat(`{"a":`, 33) + "1" + strings.Repeat("}", 33) + "}",
 }
 

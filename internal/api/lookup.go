@@ -33,7 +33,15 @@ func (s *server) find(w *response, r *http.Request) *problem {
 		return &problem{kind: internal, detail: "the events cannot be encoded"}
 	}
 	body := receipt.AppendJSON(make([]byte, 0, 512+len(text)))
-	body = append(append(body[:len(body)-1], `,"events":`...), text...)
+	body = body[:len(body)-1]
+	for _, e := range events {
+		if len(e.Tags) > 0 {
+			tags, _ := json.Marshal(e.Tags) // always succeeds
+			body = append(append(body, `,"tags":`...), tags...)
+			break
+		}
+	}
+	body = append(append(body, `,"events":`...), text...)
 	reply{status: http.StatusOK, contentType: jsonType, body: append(body, "}\n"...)}.write(w)
 	return nil
 }

@@ -116,7 +116,7 @@ func TestOpenAPIReceiptFields(t *testing.T) {
 
 func TestOpenAPIEventFields(t *testing.T) {
 	text, err := json.Marshal(push.Event{ID: "1", App: "shop", At: time.Now(), Status: push.StatusSending, Platform: push.FCM, Lane: push.LaneBulk,
-		Attempt: 1, SendAt: time.Now(), Receipt: new(push.Receipt), Target: new(push.Target), TraceContext: push.TraceContext{TraceParent: "p", TraceState: "s"}})
+		Tags: []string{"a"}, Attempt: 1, SendAt: time.Now(), Receipt: new(push.Receipt), Target: new(push.Target), TraceContext: push.TraceContext{TraceParent: "p", TraceState: "s"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -356,6 +356,6 @@ func (r recordingSender) record(ctx context.Context, calls []*push.Call) {
 func newEvent(n *push.Notification, status push.Status, at time.Time) push.Event {
 	return push.Event{
 		ID: n.ID, App: n.App, At: at, Status: status, Platform: n.Platform, Lane: n.EffectiveLane(),
-		KeyHash: n.KeyHash, BodyHash: n.BodyHash, TraceContext: n.Trace,
+		KeyHash: n.KeyHash, BodyHash: n.BodyHash, Tags: n.Tags, TraceContext: n.Trace,
 	}
 }

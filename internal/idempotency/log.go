@@ -229,7 +229,7 @@ func (l *Log) endInDoubt(ctx context.Context, n *push.Notification, use *Use) (*
 	r := use.Receipt
 	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}
 	_, err := l.cfg.History.Append(ctx, push.Event{
-		ID: r.ID, App: use.App, At: time.Now(), Status: r.Status(), Platform: n.Platform, Lane: n.EffectiveLane(), Receipt: &r,
+		ID: r.ID, App: use.App, At: time.Now(), Status: r.Status(), Platform: n.Platform, Lane: n.EffectiveLane(), Tags: n.Tags, Receipt: &r,
 		KeyHash: n.KeyHash, BodyHash: use.BodyHash,
 	})
 	if err != nil || n.MayRetryUnknown() {

@@ -26,9 +26,13 @@ func (q *clusterQueue) Cancel(ctx context.Context, app, id string) (push.Receipt
 	if err != nil || !isWaiting(receipt.Status()) {
 		return receipt, err
 	}
+	events, err := q.cfg.Journal.Events(ctx, id)
+	if err != nil {
+		return push.Receipt{}, fmt.Errorf("queue: %w", err)
+	}
 	cancelled := push.Receipt{ID: id, State: push.StatusCancelled, Attempts: receipt.Attempts}
 	offset, err := q.cfg.Journal.Append(ctx, push.Event{
-		ID: id, App: app, At: time.Now().UTC(), Status: push.StatusCancelled, Receipt: &cancelled,
+		ID: id, App: app, At: time.Now().UTC(), Status: push.StatusCancelled, Tags: tagsOf(events), Receipt: &cancelled,
 	})
 	if err != nil {
 		return push.Receipt{}, fmt.Errorf("queue: %w", err)

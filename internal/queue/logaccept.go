@@ -86,7 +86,7 @@ func (q *logQueue) appendTask(b []byte, n *push.Notification, now time.Time) ([]
 	}
 	r := record.Record{Notification: n, Header: record.Header{
 		Kind: record.Task, ID: id, App: n.App, At: now, Status: push.StatusQueued, Platform: n.Platform, Lane: n.EffectiveLane(),
-		KeyHash: n.KeyHash, BodyHash: n.BodyHash,
+		KeyHash: n.KeyHash, BodyHash: n.BodyHash, Tags: n.Tags,
 	}}
 	if n.SendAt.After(n.AcceptedAt) {
 		r.Status, r.SendAt = push.StatusScheduled, n.SendAt

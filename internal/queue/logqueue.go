@@ -302,6 +302,13 @@ func (q *logQueue) Cancel(ctx context.Context, app, id string) (push.Receipt, er
 	if err != nil {
 		return push.Receipt{}, err
 	}
+	stored, err := q.readRecord(ctx, task)
+	if isDamaged(err) { // then the end has no tags
+		stored, err = new(record.Record), nil
+	}
+	if err != nil {
+		return push.Receipt{}, err
+	}
 	q.mu.Lock()
 	claimed := q.table.claim(task, false)
 	ended := q.table.find(task) == nil
@@ -319,7 +326,7 @@ func (q *logQueue) Cancel(ctx context.Context, app, id string) (push.Receipt, er
 	}
 	cancelled := push.Receipt{ID: id, State: push.StatusCancelled, Attempts: receipt.Attempts}
 	r := record.Record{Receipt: &cancelled, Header: record.Header{
-		Kind: record.Cancel, ID: key, App: app, At: time.Now(), Status: push.StatusCancelled, Of: record.Position(task),
+		Kind: record.Cancel, ID: key, App: app, At: time.Now(), Status: push.StatusCancelled, Of: record.Position(task), Tags: stored.Tags,
 	}}
 	data, err := r.Append(nil)
 	if err == nil {

@@ -174,6 +174,7 @@ func (t *task) migrated(id uuid.UUID, s State) *record.Record {
 	r := &record.Record{Notification: t.Notification, Receipt: t.Receipt, Header: record.Header{
 		Kind: record.Task, ID: id, App: t.App, At: time.Now(), Status: push.StatusQueued, Platform: t.Notification.Platform, Lane: t.Notification.EffectiveLane(),
 		Attempt: t.AttemptsStarted, Reschedules: t.Reschedules, SendAt: t.Due, KeyHash: t.KeyHash, BodyHash: t.BodyHash,
+		Tags: t.Notification.Tags,
 	}}
 	switch {
 	case s.Status == push.StatusSending && s.Attempt > t.AttemptsStarted:

@@ -212,6 +212,16 @@ func (c *Config) missingEnd(id string, events []push.Event) push.Event {
 		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so no caller knows that it is stored
 	}
 	return push.Event{
-		ID: id, App: events[0].App, At: time.Now().UTC(), Status: receipt.Status(), Platform: events[0].Platform, Lane: events[0].Lane, Receipt: &receipt,
+		ID: id, App: events[0].App, At: time.Now().UTC(), Status: receipt.Status(), Platform: events[0].Platform, Lane: events[0].Lane, Tags: tagsOf(events), Receipt: &receipt,
 	}
+}
+
+// tagsOf returns the tags of the notification with these events.
+func tagsOf(events []push.Event) []string {
+	for _, e := range events {
+		if len(e.Tags) > 0 {
+			return e.Tags
+		}
+	}
+	return nil
 }

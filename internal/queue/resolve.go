@@ -176,7 +176,7 @@ func (c *Config) latestStates(ctx context.Context, ids []string) (map[string]Sta
 // another notification may have by now.
 func notStoredEvent(t *task) push.Event {
 	e := t.newEvent(push.StatusCancelled, time.Now().UTC())
-	e.KeyHash, e.BodyHash = nil, nil
+	e.KeyHash, e.BodyHash, e.Tags = nil, nil, t.Notification.Tags
 	e.Receipt = &push.Receipt{ID: t.ID, State: push.StatusCancelled, Outcome: push.Outcome{Reason: push.ReasonNotStored}}
 	return e
 }

@@ -294,7 +294,7 @@ func (r *run) resultOf(t result, now time.Time) record.Record {
 		return entry
 	}
 	entry := t.newRecord(record.End, t.receipt.Status(), now)
-	entry.Receipt, entry.KeyHash, entry.BodyHash, entry.Trace = t.receipt, t.KeyHash, t.BodyHash, t.Notification.Trace
+	entry.Receipt, entry.KeyHash, entry.BodyHash, entry.Tags, entry.Trace = t.receipt, t.KeyHash, t.BodyHash, t.Notification.Tags, t.Notification.Trace
 	if entry.Status == push.StatusUnregistered {
 		entry.Target = &t.Notification.Target
 	}

@@ -145,14 +145,14 @@ func (t *task) waitingEvent(at time.Time) push.Event {
 		status = push.StatusScheduled
 	}
 	e := t.newEvent(status, at)
-	e.Attempt, e.SendAt = t.AttemptsStarted, t.Due
+	e.Attempt, e.SendAt, e.Tags = t.AttemptsStarted, t.Due, t.Notification.Tags
 	return e
 }
 
 // endEvent returns the event that the task has ended with receipt.
 func (t *task) endEvent(receipt push.Receipt) push.Event {
 	e := t.newEvent(receipt.Status(), time.Now().UTC())
-	e.Receipt = &receipt
+	e.Receipt, e.Tags = &receipt, t.Notification.Tags
 	if receipt.Status() == push.StatusUnregistered {
 		e.Target = &t.Notification.Target
 	}

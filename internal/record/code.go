@@ -272,14 +272,23 @@ func (w *writer) blocks(n *push.Notification) (err error) {
 	return err
 }
 
-// trace appends a trace context: the bytes of its IDs and flags, and its state.
-func (w *writer) trace(t *push.TraceContext) {
+// tail appends the trace context, as the bytes of its IDs and flags and its state, the tags, and the length
+// of all that. It is at the end of the record, where earlier versions do not read, and can be found
+// without the body.
+func (w *writer) tail(t *push.TraceContext, tags []string) {
+	start := len(w.b)
 	ids := make([]byte, 0, traceBytes)
-	for part := range strings.SplitSeq(strings.TrimPrefix(t.TraceParent, traceVersion), "-") {
-		ids, _ = hex.AppendDecode(ids, []byte(part)) // push.ParseTraceParent has checked it
+	if t.TraceParent != "" {
+		for part := range strings.SplitSeq(strings.TrimPrefix(t.TraceParent, traceVersion), "-") {
+			ids, _ = hex.AppendDecode(ids, []byte(part)) // push.ParseTraceParent has checked it
+		}
 	}
 	w.bytes(ids)
 	w.text(t.TraceState)
+	for _, tag := range tags {
+		w.text(tag)
+	}
+	w.b = binary.LittleEndian.AppendUint16(w.b, uint16(len(w.b)-start))
 }
 
 // traceVersion starts a traceparent. It is followed by a trace ID, a span ID and flags, which are traceBytes.
@@ -300,9 +309,10 @@ func (w *writer) json(v any) error {
 
 // reader reads what a writer has written. After a failure it sets bad and returns zero values.
 type reader struct {
-	b   []byte
-	bad bool
-	app string // of the last header
+	b    []byte
+	bad  bool
+	app  string // of the last header
+	tail []byte // of the record, which is after b
 }
 
 func (r *reader) take(n uint64) []byte {
@@ -363,6 +373,29 @@ func (r *reader) enum(values []string) string {
 		r.bad = true
 		return ""
 	}
+}
+
+// takeTail removes the tail from b, and returns the tags in it.
+func (r *reader) takeTail() (tags []string) {
+	const lengthLen = 2
+	end := len(r.b) - lengthLen
+	start := -1
+	if end >= 0 {
+		start = end - int(binary.LittleEndian.Uint16(r.b[end:]))
+	}
+	if start < 0 {
+		r.b, r.bad = nil, true
+		return nil
+	}
+	list := reader{b: r.b[start:end]}
+	for range 2 { // of the trace context
+		list.bytes()
+	}
+	for len(list.b) > 0 {
+		tags = append(tags, list.text())
+	}
+	r.b, r.tail, r.bad = r.b[:start], r.b[start:], r.bad || list.bad
+	return tags
 }
 
 func (r *reader) receipt(h *Header) *push.Receipt {
@@ -435,7 +468,7 @@ func (r *reader) attempt(at time.Time) (a push.Attempt) {
 }
 
 func (r *reader) notification(h *Header) *push.Notification {
-	n := &push.Notification{ID: h.ID.String(), App: h.App, Platform: h.Platform, KeyHash: h.KeyHash, BodyHash: h.BodyHash}
+	n := &push.Notification{ID: h.ID.String(), App: h.App, Platform: h.Platform, KeyHash: h.KeyHash, BodyHash: h.BodyHash, Tags: h.Tags}
 	has := r.number()
 	n.AcceptedAt = time.UnixMilli(h.At.UnixMilli() - r.signed()).UTC()
 	r.target(n, has)
@@ -519,9 +552,13 @@ func (r *reader) blocks(n *push.Notification, has uint64) {
 	}
 }
 
+// trace returns the trace context in the tail.
 func (r *reader) trace() (t push.TraceContext) {
-	ids := r.bytes()
-	t.TraceState = r.text()
+	tail := reader{b: r.tail}
+	ids := tail.bytes()
+	if t.TraceState = tail.text(); len(ids) == 0 {
+		return t
+	}
 	if len(ids) != traceBytes {
 		r.bad = true
 		return push.TraceContext{}

@@ -53,6 +53,8 @@ type Header struct {
 	Of Position
 	// Reschedules counts how often the task was rescheduled.
 	Reschedules int
+	// Tags are those of the notification. Records of kind Sending and Reschedule do not have them.
+	Tags []string
 }
 
 // IsCopy reports whether the record is a task that was written again. Its event is known already.
@@ -91,7 +93,7 @@ func FromEvent(e *push.Event) (r Record, err error) {
 	}
 	r = Record{Receipt: e.Receipt, Target: e.Target, Trace: e.TraceContext, Header: Header{
 		Kind: End, ID: id, App: e.App, At: e.At, Status: e.Status, Platform: e.Platform, Lane: e.Lane, Attempt: e.Attempt, SendAt: e.SendAt,
-		KeyHash: e.KeyHash, BodyHash: e.BodyHash,
+		KeyHash: e.KeyHash, BodyHash: e.BodyHash, Tags: e.Tags,
 	}}
 	switch e.Status {
 	case push.StatusSending:
@@ -108,7 +110,7 @@ func FromEvent(e *push.Event) (r Record, err error) {
 func (r *Record) Event() push.Event {
 	e := push.Event{
 		ID: r.ID.String(), App: r.App, At: r.At, Status: r.Status, Platform: r.Platform, Lane: r.Lane, SendAt: r.SendAt, Attempt: r.Attempt,
-		Target: r.Target, KeyHash: r.KeyHash, BodyHash: r.BodyHash, TraceContext: *r.trace(),
+		Target: r.Target, KeyHash: r.KeyHash, BodyHash: r.BodyHash, Tags: r.Tags, TraceContext: *r.trace(),
 	}
 	if r.Kind != Reschedule { // its receipt is for the next attempt
 		e.Receipt = r.Receipt
@@ -125,7 +127,7 @@ const (
 	hasReschedules
 	hasReceipt
 	hasTarget
-	hasTrace // after everything else, so that earlier versions can read the record
+	hasTail // see tail
 )
 
 // Append appends r to b. Times are truncated to milliseconds. The error says that a part of the
@@ -133,7 +135,8 @@ const (
 func (r *Record) Append(b []byte) ([]byte, error) {
 	var has byte
 	for i, set := range [...]bool{
-		r.KeyHash != nil, r.Attempt != 0, !r.SendAt.IsZero(), r.Of != Position{}, r.Reschedules != 0, r.Receipt != nil, r.Target != nil, r.trace().TraceParent != "",
+		r.KeyHash != nil, r.Attempt != 0, !r.SendAt.IsZero(), r.Of != Position{}, r.Reschedules != 0, r.Receipt != nil, r.Target != nil,
+		r.trace().TraceParent != "" || len(r.Tags) > 0,
 	} {
 		if set {
 			has |= 1 << i
@@ -177,11 +180,11 @@ func (r *Record) appendBody(w writer, has byte) ([]byte, error) {
 	if r.Kind == Task {
 		err = errors.Join(err, w.notification(r.Notification, r.At))
 	}
-	if has&hasTrace != 0 {
-		w.trace(r.trace())
-	}
 	if err != nil {
 		return nil, fmt.Errorf("record: %w", err)
+	}
+	if has&hasTail != 0 {
+		w.tail(r.trace(), r.Tags)
 	}
 	return w.b, nil
 }
@@ -208,6 +211,9 @@ func (p *HeaderParser) Parse(data []byte) (Header, error) {
 
 func (r *reader) header() (h Header, has byte) {
 	h.Kind, has = Kind(r.byte()), r.byte()
+	if has&hasTail != 0 {
+		h.Tags = r.takeTail()
+	}
 	switch h.Kind {
 	case Task, Sending, End, Reschedule, Cancel, Key:
 	default:
@@ -254,7 +260,7 @@ func Parse(data []byte) (*Record, error) {
 	if h.Kind == Task {
 		record.Notification = r.notification(&h)
 	}
-	if has&hasTrace != 0 {
+	if has&hasTail != 0 {
 		*record.trace() = r.trace()
 	}
 	if r.bad {
@@ -278,12 +284,10 @@ func WithoutBody(data []byte) []byte {
 		return data
 	}
 	r := reader{b: data}
-	h, has := r.header()
-	stripped := append([]byte(nil), data[:len(data)-len(r.b)]...)
+	r.header()
+	body := len(data) - len(r.tail) - len(r.b)
+	stripped := append(append([]byte(nil), data[:body]...), r.tail...)
 	stripped[0] = byte(Reschedule)
-	if has&hasTrace != 0 {
-		r.notification(&h)
-		stripped = append(stripped, r.b...)
-	}
+	stripped[1] &^= hasReceipt | hasTarget
 	return stripped
 }

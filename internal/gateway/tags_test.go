@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestTagsAreInEvents sends tagged notifications in every way, and reads their events after a restart.
+func TestTagsAreInEvents(t *testing.T) {
+	s, dir := newMockEnv(t), t.TempDir()
+	text := listenConfig + slowTimeouts + fmt.Sprintf("queue: {dir: %q}\n", dir) + "apps:\n" + s.appBlock("shop", s.apnsBlock())
+	h := s.start(t, text)
+	body := func(token string) string { return apnsNotificationWith(token, `,"tags":["campaign:spring/27","a"]`) }
+	dead := "dead0000" + deviceToken[8:]
+	want := map[any]string{}
+	send := func(body, events string, headers ...string) {
+		t.Helper()
+		code, got := h.request("POST", "", body, headers...)
+		if code >= 300 {
+			t.Fatal(code, got)
+		}
+		want[got["id"]] = events
+	}
+	send(body(deviceToken), "accepted+")
+	send(body(dead), "unregistered+")
+	send(body(deviceToken), "sending+ accepted+", "Idempotency-Key", "k")
+	send(body(deviceToken), "queued+ sending accepted+", "Prefer", "respond-async")
+	send(body(dead), "queued+ unregistered+", "Prefer", "respond-async", "Idempotency-Key", "l")
+	send(strings.Replace(body(deviceToken), "{", `{"send_at":"+1h",`, 1), "scheduled+ cancelled+", "Prefer", "respond-async")
+	send(apnsNotification(deviceToken), "queued sending accepted", "Prefer", "respond-async")
+	for id, events := range want {
+		if strings.HasSuffix(events, "cancelled+") {
+			if code, got := h.request("DELETE", fmt.Sprint("/", id), ""); code != 200 {
+				t.Error(code, got)
+			}
+		}
+		words := strings.Fields(events)
+		h.waitStatus(id, strings.TrimSuffix(words[len(words)-1], "+"))
+	}
+	for range 2 {
+		for id, events := range want {
+			_, got := h.request("GET", fmt.Sprint("/", id), "")
+			var found struct {
+				Tags   []string
+				Events []struct {
+					Status string
+					Tags   []string
+				}
+			}
+			text, _ := json.Marshal(got)
+			if err := json.Unmarshal(text, &found); err != nil {
+				t.Fatal(err)
+			}
+			var words []string
+			tagged := func(tags []string) bool { return slices.Equal(tags, []string{"campaign:spring/27", "a"}) }
+			for _, e := range found.Events {
+				if words = append(words, e.Status); tagged(e.Tags) {
+					words[len(words)-1] += "+"
+				}
+			}
+			if line := strings.Join(words, " "); line != events || tagged(found.Tags) != strings.Contains(events, "+") {
+				t.Errorf("%s, want %s: %s", line, events, text)
+			}
+		}
+		if err := h.stop(); err != nil {
+			t.Fatal(err)
+		}
+		h = s.start(t, text)
+	}
+}
