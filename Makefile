@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo ci
+.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo release ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ scorecard: ## test a gateway under load and provider faults (docs/scorecard.md);
 
 demo: ## run a gateway and mock providers on this machine
 	$(GO) run ./cmd/gateway dev
+
+release: ## write binaries, packages, image, SBOMs and checksums of VERSION=1.2.3 to dist
+	cd deploy && $(GO) run ./release -source .. -out ../dist -version "$(VERSION)"
 
 ci: ## run everything that CI runs
 	bash .ci/run
