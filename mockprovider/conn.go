@@ -6,6 +6,9 @@ import (
 	"cmp"
 	"crypto/x509"
 	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
 
 	"github.com/sluice-push/sluice/mockprovider/h2"
 	"github.com/sluice-push/sluice/mockprovider/ledger"
@@ -57,7 +60,29 @@ func (c *conn) run() {
 
 // Decide implements h2.Handler.
 func (c *conn) Decide(r *h2.Request) h2.Decision {
-	return c.endpoint.mock.injector.Decide(c.script, c.service, r)
+	m, service := c.endpoint.mock, c.endpoint.script.Service
+	d := m.injector.Decide(c.script, c.service, r)
+	if d.Fault != "body" && service != APNs && service != APNsManage { // APNs sends no Date
+		d.Response.Header = append(d.Response.Header, h2.Field("date", c.endpoint.dates.format(m.injector.Now(service))))
+	}
+	return d
+}
+
+// dates formats the Date of responses, once a second.
+type dates struct{ last atomic.Pointer[date] }
+
+type date struct {
+	unix int64
+	text string
+}
+
+func (d *dates) format(now time.Time) string {
+	last := d.last.Load()
+	if last == nil || last.unix != now.Unix() {
+		last = &date{now.Unix(), now.UTC().Format(http.TimeFormat)}
+		d.last.Store(last)
+	}
+	return last.text
 }
 
 // Record implements h2.Handler. For an unanswered request it first lets the service find the token.

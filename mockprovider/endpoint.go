@@ -35,6 +35,7 @@ type endpoint struct {
 	http2  h2.Config
 	http1  *http1Listener // nil if the service does not support HTTP/1.1
 	wake   chan struct{}  // wakes accept when there is a new listener
+	dates  dates
 	conns  sync.WaitGroup
 
 	mu       sync.Mutex

@@ -97,6 +97,7 @@ type Config struct {
 //	fa110503…              503 ServiceUnavailable      <id>:unavailable…            503 UNAVAILABLE
 //	5a2db0c0…              400 BadDeviceToken in production, 200 in the sandbox
 //	5a2db0c1…              400 BadDeviceToken in the sandbox, 200 in production
+//	64 zeros               400 BadDeviceToken
 //
 // The channels of an app are those created at APNsManageAddr; broadcasts to them go to the same
 // addresses as pushes. For Web Push, every path under /push/ is an active subscription, and Subscribe

@@ -135,6 +135,17 @@ func (m *Mock) CACertPEM() []byte { return bytes.Clone(m.id.authorityPEM) }
 // ClientCertificate returns a certificate for APNs, for the first topic of the first credential.
 func (m *Mock) ClientCertificate() tls.Certificate { return m.id.client }
 
+// IssueCertificate issues a certificate for a new key, which APNs accepts from clients: its topics and
+// environments are in the extensions and the subject of the template, as in Apple's certificates. The
+// serial number is replaced, and by default the certificate is valid for three months.
+func (m *Mock) IssueCertificate(template *x509.Certificate) (tls.Certificate, error) {
+	ca, err := processAuthority()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return ca.issue(template)
+}
+
 // ClientTLS returns a TLS configuration that trusts only the mock.
 func (m *Mock) ClientTLS() *tls.Config {
 	roots := x509.NewCertPool()

@@ -198,6 +198,60 @@ func TestCheckConnectsToProviders(t *testing.T) {
 	}
 }
 
+// TestDeepCheckPrintsFindingsAndFixes covers the output and the exit codes. The mistakes are covered in
+// package gateway.
+func TestDeepCheckPrintsFindingsAndFixes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mock.json")
+	providers := startGateway(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
+	ready := providers.readyFile(path)
+	file := mockConfig(t, ready)
+	code, stdout, stderr := runGateway(t, nil, "check", "--deep", "-c", file)
+	for _, want := range []string{
+		"ok    apps.demo.apns: APNs (production) accepts the key MOCKKEY001 for the topic com.example.app; nothing was sent\n",
+		"ok    apps.demo.fcm: FCM accepts the service account ", "ok    clock: within 1m0s of ",
+	} {
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("exit code %d, want %q in\n%s%s", code, want, stdout, stderr)
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := writeTemp(t, "wrong.yaml", strings.NewReplacer("key_id: MOCKKEY001, team_id: MOCKTEAM01", "key_id: MOCKTEAM01, team_id: MOCKKEY001").Replace(string(text)))
+	code, stdout, _ = runGateway(t, nil, "check", "--deep", "-c", wrong)
+	if want := "FAIL  apps.demo.apns.key_id: APNs answered 403 InvalidProviderToken; with key_id and team_id swapped it accepts the token\n" +
+		"      fix: swap them: set key_id: MOCKKEY001 and team_id: MOCKTEAM01\n"; code != 1 || !strings.Contains(stdout, want) {
+		t.Errorf("exit code %d, want %q in\n%s", code, want, stdout)
+	}
+	type result struct{ Status, App, Key, Seen, Fix string }
+	for _, c := range []struct {
+		file string
+		code int
+		want result
+	}{
+		{file, 0, result{Status: "ok", App: "demo", Key: "apps.demo.apns"}},
+		{wrong, 1, result{Status: "fail", App: "demo", Key: "apps.demo.apns.key_id", Fix: "swap them: set key_id: MOCKKEY001 and team_id: MOCKTEAM01"}},
+		{writeTemp(t, "invalid.yaml", "lisen: 1\n"+string(text)), 2, result{Status: "fail", Key: "lisen"}},
+		{writeTemp(t, "file.yaml", strings.ReplaceAll(string(text), ready["apns_key_file"].(string), "nowhere.p8")), 2, result{Status: "fail", Key: "apps.demo.apns.key_file"}},
+	} {
+		code, stdout, stderr := runGateway(t, nil, "check", "--deep", "--json", "-c", c.file)
+		var report struct {
+			OK, Deep bool
+			Checks   []result
+		}
+		if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != c.code || report.OK != (c.code == 0) || !report.Deep || stderr != "" {
+			t.Errorf("%s: exit code %d, %v\n%s%s", c.file, code, err, stdout, stderr)
+		}
+		if !slices.ContainsFunc(report.Checks, func(r result) bool {
+			r.Seen = ""
+			return r == c.want
+		}) {
+			t.Errorf("%+v is not in\n%s", c.want, stdout)
+		}
+	}
+}
+
 func TestCheckWarnsAboutReadableKeyFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
 	providers := startGateway(t, nil, "mock", "--ready-file", path)

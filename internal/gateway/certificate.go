@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/asn1"
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -84,20 +83,27 @@ func (c *certificateInfo) covers(topic string) bool {
 	})
 }
 
-// check returns what does not fit in a configuration with this certificate.
-func (c *certificateInfo) check(cfg *config.APNs) error {
-	var problems []error
+// checkTopic returns the problem if the certificate is not for the topic of the configuration.
+func (c *certificateInfo) checkTopic(path string, cfg *config.APNs) error {
 	switch {
 	case len(c.topics) == 0:
 	case cfg.Topic == "" && len(c.topics) > 1:
-		problems = append(problems, fmt.Errorf("the certificate is for several topics, so topic must be set: %s", strings.Join(c.topics, ", ")))
+		return &Problem{path + ".topic", "the certificate is for several topics, so topic must be set: " + strings.Join(c.topics, ", "), "set topic to the bundle ID of the app"}
 	case cfg.Topic != "" && !c.covers(cfg.Topic):
-		problems = append(problems, fmt.Errorf("the certificate is not for the topic %s, but for: %s", cfg.Topic, strings.Join(c.topics, ", ")))
+		return &Problem{path + ".cert_file", fmt.Sprintf("the certificate is not for the topic %s, but for: %s", cfg.Topic, strings.Join(c.topics, ", ")),
+			"use the certificate of the app, or set topic to " + c.topics[0]}
 	}
+	return nil
+}
+
+// checkEnvironment returns the problem if the certificate is not for the environment of the
+// configuration.
+func (c *certificateInfo) checkEnvironment(path string, cfg *config.APNs) error {
 	if environment := push.Environment(cfg.Environment); len(c.environments) > 0 && !slices.Contains(c.environments, environment) {
-		problems = append(problems, fmt.Errorf("the certificate is for %s only, and environment is %s", c.environments[0], environment))
+		return &Problem{path + ".environment", fmt.Sprintf("the certificate is for %s only, and environment is %s", c.environments[0], environment),
+			fmt.Sprintf("set environment: %s, or get a certificate for %s from Apple", c.environments[0], environment)}
 	}
-	return errors.Join(problems...)
+	return nil
 }
 
 // apnsChecks returns the checks of the topics and certificates of all apps.
@@ -108,10 +114,14 @@ func apnsChecks(cfg *config.Config) (checks []Check) {
 			continue
 		}
 		if c.Topic != "" {
-			checks = append(checks, Check{path + ".topic", func(context.Context) (string, error) { return c.Topic, checkTopic(path, c) }})
+			checks = append(checks, Check{Key: path + ".topic", Verify: func(context.Context) (string, error) { return c.Topic, checkTopic(path, c) }})
 		}
 		if c.CertFile != "" {
-			checks = append(checks, Check{path + ".cert_file", func(context.Context) (string, error) { return checkCertificate(path, c) }})
+			checks = append(checks, Check{Key: path + ".cert_file", Verify: func(context.Context) (string, error) { return checkCertificate(path, c, (*certificateInfo).checkTopic) }})
+			checks = append(checks, Check{Key: path + ".environment", Verify: func(context.Context) (string, error) {
+				_, err := checkCertificate(path, c, (*certificateInfo).checkEnvironment)
+				return c.Environment, err
+			}})
 		}
 	}
 	return checks
@@ -121,7 +131,7 @@ func apnsChecks(cfg *config.Config) (checks []Check) {
 // app.
 func checkTopic(path string, c *config.APNs) error {
 	if bundleID, found := strings.CutPrefix(c.Topic, teamIDOf(path, c)+"."); found {
-		return fmt.Errorf("%s starts with the team ID, which APNs refuses: set the bundle ID %s", c.Topic, bundleID)
+		return &Problem{path + ".topic", c.Topic + " starts with the team ID, which APNs refuses: set the bundle ID " + bundleID, "set topic: " + bundleID}
 	}
 	return nil
 }
@@ -139,13 +149,14 @@ func teamIDOf(path string, c *config.APNs) string {
 	return parseCertificate(cred.cert.Leaf).teamID
 }
 
-func checkCertificate(path string, c *config.APNs) (string, error) {
+// checkCertificate checks the certificate of an APNs block with check, and says what it is for.
+func checkCertificate(path string, c *config.APNs, check func(*certificateInfo, string, *config.APNs) error) (string, error) {
 	cred, err := clientCertificate(path, c)
 	if err != nil {
 		return "", err
 	}
 	info := parseCertificate(cred.cert.Leaf)
-	if err := info.check(c); err != nil {
+	if err := check(&info, path, c); err != nil {
 		return "", err
 	}
 	found := "valid until " + cred.cert.Leaf.NotAfter.Format("2 January 2006")

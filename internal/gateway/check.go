@@ -10,12 +10,14 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
@@ -23,32 +25,63 @@ import (
 type Check struct {
 	// Key is the configuration key that it checks.
 	Key string
-	// Verify returns what it found, or the error that a gateway would have.
+	// App is the app whose block contains the key; empty for the others. Checks of different apps can
+	// run at the same time.
+	App string
+	// Verify returns what it found, or the error that a gateway would have. The error can be a
+	// *Problem.
 	Verify func(ctx context.Context) (found string, err error)
 }
+
+// Problem is a mistake that a check has recognized. It contains no secret.
+type Problem struct {
+	Key  string // what to change, such as apps.shop.apns.key_id
+	Seen string // what the check saw, such as the response of APNs
+	Fix  string // what to do
+}
+
+// Error returns what was seen and the fix.
+func (p *Problem) Error() string { return p.Seen + " (" + p.Fix + ")" }
 
 // Checks returns the conditions that New does not check: listen addresses, timeouts that contradict
 // each other, storage, access tokens, DNS and connections. The checks can run in any order, and send
 // no notification.
 func (g *Gateway) Checks() []Check {
 	snap := g.current.Load()
+	checks := localChecks(snap)
+	for _, s := range snap.activeServices() {
+		if s.cred.cert == nil { // apnsChecks has the certificates
+			checks = append(checks, Check{Key: s.paths[0], Verify: s.verifyCredential})
+		}
+		checks = append(checks, Check{Key: s.paths[0], Verify: s.verifyReachable})
+	}
+	for _, o := range snap.originRouters {
+		checks = append(checks, o.checks()...)
+	}
+	return withApps(snap.cfg, checks)
+}
+
+// localChecks returns the checks that need no provider.
+func localChecks(snap *snapshot) []Check {
 	checks := []Check{
-		{"listen", verifyListen(snap.cfg.Listen)},
-		{"admin.listen", verifyListen(snap.cfg.Admin.Listen)},
+		{Key: "listen", Verify: verifyListen(snap.cfg.Listen)},
+		{Key: "admin.listen", Verify: verifyListen(snap.cfg.Admin.Listen)},
 	}
 	checks = append(checks, tlsChecks(snap)...)
 	checks = append(checks, timeoutChecks(snap.cfg)...)
 	checks = append(checks, proxyChecks(snap)...)
 	checks = append(checks, storageChecks(snap.cfg)...)
-	checks = append(checks, apnsChecks(snap.cfg)...)
-	for _, s := range snap.activeServices() {
-		if s.cred.cert == nil { // apnsChecks has the certificates
-			checks = append(checks, Check{s.paths[0], s.verifyCredential})
+	return append(checks, apnsChecks(snap.cfg)...)
+}
+
+// withApps sets the apps of checks. The name of an app can contain dots.
+func withApps(cfg *config.Config, checks []Check) []Check {
+	for i := range checks {
+		for name := range cfg.Apps {
+			if strings.HasPrefix(checks[i].Key, "apps."+name+".") && len(name) > len(checks[i].App) {
+				checks[i].App = name
+			}
 		}
-		checks = append(checks, Check{s.paths[0], s.verifyReachable})
-	}
-	for _, o := range snap.originRouters {
-		checks = append(checks, o.checks()...)
 	}
 	return checks
 }
@@ -82,10 +115,23 @@ func (s *service) verifyCredential(ctx context.Context) (string, error) {
 
 // verifyReachable connects to the addresses of the service in order, until one connects.
 func (s *service) verifyReachable(ctx context.Context) (string, error) {
+	conn, found, err := s.connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	closing, cancel := context.WithCancel(ctx)
+	cancel()
+	_ = conn.Run(closing) // closes the connection; its error does not matter
+	return found, nil
+}
+
+// connect connects to the addresses of the service in order, until one connects, and returns what it
+// found. The caller must call Run of the connection.
+func (s *service) connect(ctx context.Context) (conn pool.Conn, found string, err error) {
 	u := s.open()
 	addrs, _, err := u.resolver.Resolve(ctx)
 	if err != nil {
-		return "", err
+		return nil, "", resolveError{err}
 	}
 	if u.way.target != "" {
 		addrs = addrs[:1] // all are the same name
@@ -93,29 +139,25 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 	var failures []error
 	for i, addr := range addrs {
 		conn, err := u.dial(ctx, addr)
-		if err != nil && u.way.target != "" {
-			return "", fmt.Errorf("cannot connect to %s: %w", s.settings.base, err)
-		}
-		if err != nil {
+		switch {
+		case err != nil && u.way.target != "":
+			return nil, "", fmt.Errorf("cannot connect to %s: %w", s.settings.base, err)
+		case err != nil:
 			failures = append(failures, fmt.Errorf("%s: %w", addr, err))
-			continue
+		case u.way.target != "":
+			return conn, fmt.Sprintf("connected to %s through the proxy %s", s.settings.base, u.way.proxy), nil
+		default:
+			return conn, fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.settings.base), nil
 		}
-		closing, cancel := context.WithCancel(ctx)
-		cancel()
-		_ = conn.Run(closing) // closes the connection; its error does not matter
-		if u.way.target != "" {
-			return fmt.Sprintf("connected to %s through the proxy %s", s.settings.base, u.way.proxy), nil
-		}
-		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.settings.base), nil
 	}
-	return "", fmt.Errorf("cannot connect to any address of %s: %w", s.settings.base, errors.Join(failures...))
+	return nil, "", fmt.Errorf("cannot connect to any address of %s: %w", s.settings.base, errors.Join(failures...))
 }
 
 // timeoutChecks returns a failing check for each timeout that does not fit into the one around it. A
 // gateway with such timeouts runs, but not as its operator expects.
 func timeoutChecks(cfg *config.Config) (checks []Check) {
 	fail := func(key, format string, args ...any) {
-		checks = append(checks, Check{key, func(context.Context) (string, error) { return "", fmt.Errorf(format, args...) }})
+		checks = append(checks, Check{Key: key, Verify: func(context.Context) (string, error) { return "", fmt.Errorf(format, args...) }})
 	}
 	longest := cfg.Retry.AttemptTimeout
 	verify := func(block string, r *config.Retry) {
@@ -151,24 +193,30 @@ func storageChecks(cfg *config.Config) (checks []Check) {
 		return nil
 	}
 	engine, index := storageConfig(cfg)
-	key := "queue.dir"
+	key, fix := "queue.dir", "use a folder that the user of the gateway may write, on a disk with enough free space; only one gateway can use it"
 	if engine.URL != "" {
-		key = "queue.nats.url"
+		key, fix = "queue.nats.url", "check the URL and the credentials of the cluster, and that it has JetStream with enough storage for this account"
 	}
-	checks = append(checks, Check{key, func(ctx context.Context) (string, error) {
+	checks = append(checks, Check{Key: key, Verify: func(ctx context.Context) (string, error) {
 		found, err := jetstream.Verify(ctx, engine, map[string]int64{
 			queue.Streams()[0]: int64(cfg.Queue.MaxBytes), history.Stream: int64(cfg.History.MaxBytes),
 		})
 		if errors.Is(err, jetstream.ErrLocked) {
 			err = fmt.Errorf("%w (is a gateway running here already?)", err)
 		}
-		return found, err
+		if err != nil {
+			return "", &Problem{key, err.Error(), fix}
+		}
+		return found, nil
 	}})
 	if index == "" {
 		return checks
 	}
-	return append(checks, Check{"history.dir", func(context.Context) (string, error) {
-		return index + " can be written", history.Verify(index)
+	return append(checks, Check{Key: "history.dir", Verify: func(context.Context) (string, error) {
+		if err := history.Verify(index); err != nil {
+			return "", &Problem{"history.dir", err.Error(), "use a folder that the user of the gateway may write"}
+		}
+		return index + " can be written", nil
 	}})
 }
 

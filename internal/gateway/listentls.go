@@ -100,7 +100,7 @@ func tlsChecks(snap *snapshot) (checks []Check) {
 		if t == nil {
 			continue
 		}
-		checks = append(checks, Check{block.Path + ".cert_file", func(context.Context) (string, error) {
+		checks = append(checks, Check{Key: block.Path + ".cert_file", Verify: func(context.Context) (string, error) {
 			cert := t.Certificates[0].Leaf
 			found := fmt.Sprintf("certificate for %s, valid until %s", strings.Join(certificateNames(cert), ", "), cert.NotAfter.Format("2 January 2006"))
 			if t.ClientCAs != nil {

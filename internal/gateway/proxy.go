@@ -120,7 +120,13 @@ func proxyChecks(snap *snapshot) (checks []Check) {
 		if p.NoProxy() != "" {
 			found += "; not used for " + p.NoProxy()
 		}
-		checks = append(checks, Check{block.Path, func(ctx context.Context) (string, error) { return found, p.Verify(ctx) }})
+		checks = append(checks, Check{Key: block.Path, Verify: func(ctx context.Context) (string, error) {
+			err := p.Verify(ctx)
+			if failed, ok := errors.AsType[*proxy.Error](err); ok {
+				err = peer{proxy: block.Path}.proxyProblem(failed)
+			}
+			return found, err
+		}})
 	}
 	return checks
 }

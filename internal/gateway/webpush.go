@@ -212,5 +212,5 @@ func (o *originRouter) checks() []Check {
 		}
 		return s.verifyReachable(ctx)
 	}
-	return []Check{{o.path(), sign}, {o.path(), reach}}
+	return []Check{{Key: o.path(), Verify: sign}, {Key: o.path(), Verify: reach}}
 }

@@ -22,7 +22,7 @@ const maxClockSkew = 5 * time.Minute
 // it ignores the token.
 func (c *Conn) authenticate(r *h2.Request) rejection {
 	if c.cert != nil {
-		return rejection{}
+		return checkCertificate(c.cert, isSandbox(r))
 	}
 	authorization := r.Get("authorization")
 	if authorization == "" {

@@ -71,7 +71,7 @@ func (c *Conn) checkBundle(r *h2.Request, bundle string) rejection {
 	if r.Has("apns-request-id") && !isUUID(r.Get("apns-request-id")) {
 		return rejection{400, "BadMessageId"}
 	}
-	if c.cert != nil && topicOf(c.cert) != bundle {
+	if c.cert != nil && !slices.Contains(topicsOf(c.cert), bundle) {
 		return rejection{403, "TopicMismatch"}
 	}
 	if c.cert == nil && !slices.Contains(c.key.Topics, bundle) {

@@ -111,13 +111,54 @@ func CertificateTemplate(topic string) *x509.Certificate {
 	}
 }
 
-// topicOf returns the topic of a provider certificate, or "".
-func topicOf(cert *x509.Certificate) string {
+// The extensions of provider certificates. Apple, "Sending notification requests to APNs", names the
+// one with the topics; those for the environments are in the "Worldwide Developer Relations
+// Certification Practice Statement".
+var (
+	sandboxExtension    = asn1.ObjectIdentifier{1, 2, 840, 113635, 100, 6, 3, 1}
+	productionExtension = asn1.ObjectIdentifier{1, 2, 840, 113635, 100, 6, 3, 2}
+	topicsExtension     = asn1.ObjectIdentifier{1, 2, 840, 113635, 100, 6, 3, 6}
+)
+
+// topicsOf returns the topics of a provider certificate: those of its extension, else that of its
+// subject. cert may be nil.
+func topicsOf(cert *x509.Certificate) (topics []string) {
+	if cert == nil {
+		return nil
+	}
+	if der := extension(cert, topicsExtension); der != nil {
+		var members []asn1.RawValue
+		_, _ = asn1.Unmarshal(der, &members) // a malformed one has no topics
+		for _, member := range members {
+			if member.Class == asn1.ClassUniversal && member.Tag == asn1.TagUTF8String {
+				topics = append(topics, string(member.Bytes))
+			}
+		}
+		return topics
+	}
 	for _, name := range cert.Subject.Names {
-		if name.Type.Equal(uidAttribute) {
-			topic, _ := name.Value.(string)
-			return topic
+		if topic, isText := name.Value.(string); isText && name.Type.Equal(uidAttribute) {
+			return []string{topic}
 		}
 	}
-	return ""
+	return nil
+}
+
+// checkCertificate rejects a certificate that names environments, and not that of the request.
+func checkCertificate(cert *x509.Certificate, sandbox bool) rejection {
+	forSandbox, forProduction := extension(cert, sandboxExtension) != nil, extension(cert, productionExtension) != nil
+	if (forSandbox || forProduction) && (sandbox && !forSandbox || !sandbox && !forProduction) {
+		return rejection{403, "BadCertificateEnvironment"}
+	}
+	return rejection{}
+}
+
+// extension returns the value of an extension, or nil if the certificate does not have it.
+func extension(cert *x509.Certificate, id asn1.ObjectIdentifier) []byte {
+	for _, e := range cert.Extensions {
+		if e.Id.Equal(id) {
+			return e.Value
+		}
+	}
+	return nil
 }

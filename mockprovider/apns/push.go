@@ -29,6 +29,9 @@ var tokenRejections = map[string]rejection{
 	"fa110503": {503, "ServiceUnavailable"},
 }
 
+// isImpossible reports whether no device can have the token: tokens are random, and this one is zero.
+func isImpossible(token string) bool { return strings.Trim(token, "0") == "" && len(token) >= 64 }
+
 // tokenEnvironment holds the device tokens that exist only in the sandbox or only in production, by
 // their first eight digits.
 var tokenEnvironment = map[string]string{"5a2db0c0": Sandbox, "5a2db0c1": Production}
@@ -73,7 +76,8 @@ func setID(r *h2.Request) string {
 }
 
 // checkPush returns the first reason to reject a push. The order of APNs' checks is not documented;
-// here it is method, path, credential, header fields, device token, topic, payload.
+// here it is method, path, credential, header fields, format of the device token, topic, device token,
+// payload.
 func (c *Conn) checkPush(r *h2.Request) rejection {
 	if r.Method != "POST" {
 		return rejection{405, "MethodNotAllowed"}
@@ -87,27 +91,38 @@ func (c *Conn) checkPush(r *h2.Request) rejection {
 	if reason := checkHeader(r); reason != "" {
 		return rejection{400, reason}
 	}
-	if rejected := checkToken(r); rejected.status != 0 {
-		return rejected
+	if reason := checkTokenFormat(r.Token); reason != "" {
+		return rejection{400, reason}
 	}
 	if reason := c.checkTopic(r); reason != "" {
 		return rejection{400, reason}
 	}
+	if rejected := checkToken(r); rejected.status != 0 {
+		return rejected
+	}
 	return checkPayload(r)
 }
 
-// checkToken checks the format of a device token, an even number of hex digits for 1 to 100 bytes,
-// and whether it is registered. According to Apple, the size of tokens may change.
+// checkTokenFormat checks that a device token is an even number of hex digits for 1 to 100 bytes.
+// According to Apple, the size of tokens may change.
+func checkTokenFormat(token string) (reason string) {
+	switch {
+	case token == "":
+		return "MissingDeviceToken"
+	case len(token)%2 != 0 || len(token) > 200 || !isHex(token):
+		return "BadDeviceToken"
+	}
+	return ""
+}
+
+// checkToken checks whether a device token is registered, and in which environment.
 func checkToken(r *h2.Request) rejection {
 	token := r.Token
-	if token == "" {
-		return rejection{400, "MissingDeviceToken"}
-	}
-	if len(token)%2 != 0 || len(token) > 200 || !isHex(token) {
-		return rejection{400, "BadDeviceToken"}
-	}
-	if len(token) < 8 {
+	switch {
+	case len(token) < 8:
 		return rejection{}
+	case isImpossible(token):
+		return rejection{400, "BadDeviceToken"}
 	}
 	prefix := token[:8]
 	if environment := tokenEnvironment[prefix]; environment != "" && (environment == Sandbox) != isSandbox(r) {
@@ -142,8 +157,8 @@ func maxPayload(pushType string) int {
 // checkTopic checks the topic against the topics of the credential and the suffix of the push type.
 func (c *Conn) checkTopic(r *h2.Request) (reason string) {
 	topic, byCert := r.Get("apns-topic"), c.cert != nil
-	if topic == "" && byCert {
-		topic = topicOf(c.cert)
+	if topics := topicsOf(c.cert); topic == "" && len(topics) == 1 {
+		topic = topics[0]
 	}
 	if topic == "" {
 		return "MissingTopic"
@@ -155,7 +170,7 @@ func (c *Conn) checkTopic(r *h2.Request) (reason string) {
 	if want, known := topicSuffix[r.Get("apns-push-type")]; known && want != suffix {
 		return "BadTopic"
 	}
-	if byCert && base != topicOf(c.cert) || !byCert && !slices.Contains(c.key.Topics, base) {
+	if byCert && !slices.Contains(topicsOf(c.cert), topic) && !slices.Contains(topicsOf(c.cert), base) || !byCert && !slices.Contains(c.key.Topics, base) {
 		return "TopicDisallowed"
 	}
 	return ""

@@ -5,6 +5,9 @@ package apns_test
 import (
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +74,11 @@ func TestEveryDocumentedPushErrorOccurs(t *testing.T) {
 		{"BadDeviceToken", 400, path("/3/device/" + strings.Repeat("ab", 101))},
 		{"BadDeviceToken", 400, path("/3/device/bad00000" + deviceToken[8:])},
 		{"BadDeviceToken", 400, path("/3/device/deadbeef")},
+		{"BadDeviceToken", 400, path("/3/device/" + strings.Repeat("0", 64))},
+		{"TopicDisallowed", 400, func(r *h2.Request) {
+			path("/3/device/" + strings.Repeat("0", 64))(r)
+			set("apns-topic", "com.example.other")(r)
+		}},
 		{"DeviceTokenNotForTopic", 400, path("/3/device/bad00001" + deviceToken[8:])},
 		{"BadTopic", 400, set("apns-topic", "com.example.app!")},
 		{"BadTopic", 400, set("apns-topic", "com.example.app.voip")},
@@ -130,6 +138,39 @@ func TestEveryPushTypeIsAcceptedUpToItsPayloadLimit(t *testing.T) {
 			if got.Status != status {
 				t.Errorf("%s with %d bytes: got %d %s, want %d", pushType, size, got.Status, got.Body, status)
 			}
+		}
+	}
+}
+
+func TestCertificateIsCheckedForTopicAndEnvironment(t *testing.T) {
+	m := newMock(t, 0)
+	extension := func(last int, value []byte) pkix.Extension {
+		return pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 840, 113635, 100, 6, 3, last}, Value: value}
+	}
+	topics, err := asn1.Marshal([]asn1.RawValue{
+		{Tag: asn1.TagUTF8String, Bytes: []byte("com.example.app")}, {Tag: asn1.TagSequence, IsCompound: true, Bytes: []byte("\x0c\x03app")},
+		{Tag: asn1.TagUTF8String, Bytes: []byte("com.example.app.voip")}, {Tag: asn1.TagSequence, IsCompound: true, Bytes: []byte("\x0c\x04voip")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sandbox := host("api.sandbox.push.apple.com")
+	for _, c := range []struct {
+		extensions []pkix.Extension
+		change     change
+		reason     string
+	}{
+		{[]pkix.Extension{extension(6, topics)}, set("apns-topic", "com.example.app"), ""},
+		{[]pkix.Extension{extension(6, topics)}, set("apns-topic", "com.example.other"), "TopicDisallowed"},
+		{[]pkix.Extension{extension(6, topics)}, remove("apns-topic"), "MissingTopic"},
+		{[]pkix.Extension{extension(2, asn1.NullBytes), extension(6, topics)}, set("apns-topic", "com.example.app"), ""},
+		{[]pkix.Extension{extension(2, asn1.NullBytes)}, sandbox, "BadCertificateEnvironment"},
+		{[]pkix.Extension{extension(1, asn1.NullBytes)}, set("apns-topic", "com.example.app"), "BadCertificateEnvironment"},
+		{[]pkix.Extension{extension(1, asn1.NullBytes), extension(2, asn1.NullBytes), extension(6, topics)}, sandbox, ""},
+	} {
+		got := send(t, m.Conn(&x509.Certificate{Extensions: c.extensions}), m.push(t, remove("authorization"), c.change))
+		if got.Reason != c.reason {
+			t.Errorf("%v: got %d %q, want %q", c.extensions, got.Status, got.Reason, c.reason)
 		}
 	}
 }

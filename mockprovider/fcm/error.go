@@ -148,6 +148,13 @@ func errServiceDisabled() *fcmError {
 		"Enable it by visiting https://console.developers.google.com/apis/api/fcm.googleapis.com/overview?project=1 then retry.", "SERVICE_DISABLED")
 }
 
+// errNoPermission is the error of an account that must not send in the project, and of a project that
+// does not exist.
+func errNoPermission(project string) *fcmError {
+	return newInfoError(403, "PERMISSION_DENIED", "Permission 'cloudmessaging.messages.create' denied on resource "+
+		"'//cloudresourcemanager.googleapis.com/projects/"+project+"' (or it may not exist).", "IAM_PERMISSION_DENIED")
+}
+
 // errQuotaExceeded is the error for the message rate of a device or topic.
 func errQuotaExceeded(subject string) *fcmError {
 	e := newError("QUOTA_EXCEEDED", errorDetail{Type: typeQuotaFailure, Violations: []quotaViolation{

@@ -87,7 +87,7 @@ func (s *Service) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
 	if f.Status == 200 {
 		return s.accept(r, false)
 	}
-	resp := faultError(f).response()
+	resp := s.faultError(f).response()
 	resp.Status = f.Status
 	resp.AddRetryAfter(f.RetryAfter)
 	return resp
@@ -95,7 +95,7 @@ func (s *Service) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
 
 // faultError returns the error for the reason of a fault or, without one, the most common error for
 // its status.
-func faultError(f *script.Fault) *fcmError {
+func (s *Service) faultError(f *script.Fault) *fcmError {
 	if f.Quota != nil && f.Reason == "" {
 		return errOverQuota(f.Quota.Scope)
 	}
@@ -109,6 +109,8 @@ func faultError(f *script.Fault) *fcmError {
 		return errAccessTokenExpired()
 	case "SERVICE_DISABLED":
 		return errServiceDisabled()
+	case "IAM_PERMISSION_DENIED":
+		return errNoPermission(s.project)
 	}
 	if _, known := errorCodes[reason]; known {
 		return newError(reason)
@@ -154,8 +156,7 @@ func (s *Service) read(r *h2.Request) (message, *fcmError) {
 		return message{}, &fcmError{Code: 404, Status: "NOT_FOUND", Message: "Requested entity was not found."}
 	}
 	if project != s.project {
-		return message{}, newInfoError(403, "PERMISSION_DENIED", "Permission 'cloudmessaging.messages.create' denied on resource "+
-			"'//cloudresourcemanager.googleapis.com/projects/"+project+"' (or it may not exist).", "IAM_PERMISSION_DENIED")
+		return message{}, errNoPermission(project)
 	}
 	if r.TooLong {
 		return message{}, errTooBig()

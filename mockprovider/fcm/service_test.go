@@ -265,6 +265,7 @@ func TestFaultHasTheErrorOfItsReasonStatusOrQuota(t *testing.T) {
 	}{
 		{script.Fault{Status: 404}, "UNREGISTERED"}, {script.Fault{Status: 401}, "ACCESS_TOKEN_EXPIRED"},
 		{script.Fault{Status: 403, Reason: "SERVICE_DISABLED"}, "SERVICE_DISABLED"},
+		{script.Fault{Status: 403, Reason: "IAM_PERMISSION_DENIED"}, "IAM_PERMISSION_DENIED"},
 		{script.Fault{Status: 429, RetryAfter: time.Minute}, "QUOTA_EXCEEDED"}, {script.Fault{Status: 429, Reason: "RATE_LIMIT_EXCEEDED"}, "RATE_LIMIT_EXCEEDED"},
 		{script.Fault{Status: 500, Reason: "UNAVAILABLE"}, "UNAVAILABLE"}, {script.Fault{Status: 418, Reason: "TEAPOT"}, "TEAPOT"},
 		{script.Fault{Status: 418}, "UNKNOWN"},

@@ -156,18 +156,28 @@ func (t *token) clockStep() time.Duration {
 // mint creates a token and makes it current. The caller holds mintMu.
 func (s *Signer) mint() (*token, error) {
 	now := time.Now()
-	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": s.teamID, "iat": now.Unix()})
-	unsigned.Header["kid"] = s.keyID
-	signed, err := unsigned.SignedString(s.key)
+	field, err := s.SignAs(s.keyID, s.teamID, now)
 	if err != nil {
-		return nil, fmt.Errorf("apns: cannot sign a provider token with key %s: %w", s.keyID, err)
+		return nil, err
 	}
 	t := &token{
-		field: authorization("bearer " + signed), mintedAt: now, issuedAt: now.Unix(),
+		field: field, mintedAt: now, issuedAt: now.Unix(),
 		minAge: minAge, renewalAge: renewalAge + rand.N(renewalJitter),
 	}
 	s.current.Store(t)
 	return t, nil
+}
+
+// SignAs returns the header field with a token as if the key had these IDs and the clock showed that
+// time. It is for diagnosing which of them APNs does not accept: Sign's tokens do not change.
+func (s *Signer) SignAs(keyID, teamID string, issuedAt time.Time) (wire.Field, error) {
+	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": teamID, "iat": issuedAt.Unix()})
+	unsigned.Header["kid"] = keyID
+	signed, err := unsigned.SignedString(s.key)
+	if err != nil {
+		return wire.Field{}, fmt.Errorf("apns: cannot sign a provider token with key %s: %w", keyID, err)
+	}
+	return authorization("bearer " + signed), nil
 }
 
 // onExpired handles ExpiredProviderToken. It replaces used unless it is younger than minAge, and

@@ -97,6 +97,18 @@ func TestProviderTokenClaims(t *testing.T) {
 	}
 }
 
+func TestSignAsChangesNothing(t *testing.T) {
+	signer := newSigner(t)
+	field, err := signer.SignAs("OTHERKEY01", "OTHERTEAM1", time.Unix(1_700_000_000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, claims := verifyToken(t, field.Value)
+	if parsed.Header["kid"] != "OTHERKEY01" || claims["iss"] != "OTHERTEAM1" || claims["iat"] != 1_700_000_000.0 || field.Name != "authorization" || !field.NeverIndexed {
+		t.Errorf("%v %v", parsed.Header, claims)
+	}
+}
+
 func TestConcurrentSendsShareOneToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := &recordingAPNs{status: 200}

@@ -94,7 +94,7 @@ func (c *exchangeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.status, c.isJSON = response.StatusCode, jsontext.Value(body).IsValid()
 	switch {
 	case response.StatusCode/100 != 2, isHTML(body):
-		c.err = &responseError{status: response.StatusCode, header: response.Header, code: refusalCode(response, body), html: isHTML(body)}
+		c.err = &responseError{status: response.StatusCode, header: response.Header, code: refusalCode(response, body), detail: refusalDetail(body), html: isHTML(body)}
 		return nil, c.err
 	case len(body) > maxTokenResponse:
 		c.err = errInvalidToken

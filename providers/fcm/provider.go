@@ -60,46 +60,58 @@ type Config struct {
 // use.
 type Provider struct {
 	project, path string
+	account       Account
 	tokens        *tokenCache
+}
+
+// Account is what a credential file says about the account.
+type Account struct {
+	// Email identifies the service account. Only a service account key has it.
+	Email string
+	// Project is the project of the service account. Only a service account key has it.
+	Project string
+	// TokenURL is where access tokens are fetched with a service account key.
+	TokenURL string
 }
 
 // New returns a provider. It makes no exchange. An error says what is wrong with cfg and contains
 // no part of the credential file.
 func New(cfg Config) (*Provider, error) {
-	fetch, project, err := cfg.credential()
+	fetch, account, err := cfg.credential()
 	if err != nil {
 		return nil, err
 	}
-	if project = cmp.Or(cfg.Project, project); !isProject(project) {
+	project := cmp.Or(cfg.Project, account.Project)
+	if !isProject(project) {
 		return nil, errors.New("fcm: project: must be the ID or number of a Firebase project (only a service account key sets it, as project_id)")
 	}
 	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	return &Provider{
-		project: project,
-		path:    "/v1/projects/" + project + "/messages:send",
-		tokens:  newTokenCache(withTransport(fetch, cfg.transport()), log),
+		project: project, account: account,
+		path:   "/v1/projects/" + project + "/messages:send",
+		tokens: newTokenCache(withTransport(fetch, cfg.transport()), log),
 	}, nil
 }
 
-// credential returns the source of access tokens and the project of the credential file.
-func (c *Config) credential() (fetch tokenSource, project string, err error) {
+// credential returns the source of access tokens and what the credential file says about the account.
+func (c *Config) credential() (fetch tokenSource, about Account, err error) {
 	if c.MetadataServer {
 		if len(c.Account) > 0 || c.TokenURL != "" {
-			return nil, "", errors.New("fcm: account: the metadata server allows neither a credential file nor a token URL")
+			return nil, about, errors.New("fcm: account: the metadata server allows neither a credential file nor a token URL")
 		}
-		return metadataToken, "", nil
+		return metadataToken, about, nil
 	}
 	account, err := parseAccount(c.Account)
 	if err != nil {
-		return nil, "", err
+		return nil, about, err
 	}
 	if c.TokenURL != "" {
 		if account.Type != google.ServiceAccount || !isHTTPS(c.TokenURL) {
-			return nil, "", errors.New("fcm: token URL: must be an https URL, and requires a service account key")
+			return nil, about, errors.New("fcm: token URL: must be an https URL, and requires a service account key")
 		}
 		account.TokenURI = c.TokenURL
 	}
-	return account.fetchToken, account.ProjectID, nil
+	return account.fetchToken, Account{account.ClientEmail, account.ProjectID, account.TokenURI}, nil
 }
 
 func (c *Config) transport() http.RoundTripper {
@@ -117,6 +129,9 @@ var isProject = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{0,99}$`).MatchString
 
 // Project returns the Firebase project that messages are sent in.
 func (p *Provider) Project() string { return p.project }
+
+// Account returns what the credential file says about the account.
+func (p *Provider) Account() Account { return p.account }
 
 // Run renews the access token in the background, so that no send waits for an exchange. It returns
 // nil when ctx ends. Without Run, a send that finds no valid token fetches one.

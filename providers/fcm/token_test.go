@@ -505,6 +505,30 @@ func TestAuthorizeFetchesTokenForLaterSends(t *testing.T) {
 	})
 }
 
+func TestInvalidGrantSaysHowToFixIt(t *testing.T) {
+	for description, want := range map[string]string{
+		"Invalid grant: account not found": "does not exist any more",
+		"Invalid JWT Signature.":           "deleted or revoked: create a new one (Firebase console",
+		"Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.": "the clock of this machine is wrong",
+	} {
+		p := newProviderWith(t, &fakeOAuth{status: 400, body: `{"error":"invalid_grant","error_description":"LEAK ` + description + `"}`})
+		if err := fmt.Sprint(p.Authorize(t.Context())); !strings.Contains(err, "invalid_grant: ") || !strings.Contains(err, want) || strings.Contains(err, "LEAK") {
+			t.Errorf("%s: got %q, want %q", description, err, want)
+		}
+	}
+}
+
+func TestAccountIsThatOfTheFile(t *testing.T) {
+	p, err := fcm.New(fcm.Config{Account: keyFile(), Project: "other", TokenURL: "https://oauth2.example/token"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := p.Account()
+	if got.Project == "other" || got.Project == "" || !strings.Contains(got.Email, "@") || got.TokenURL != "https://oauth2.example/token" || p.Project() != "other" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestFailedExchangeLogHoldsNoSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

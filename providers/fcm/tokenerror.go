@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -56,6 +57,7 @@ type responseError struct {
 	status int
 	header http.Header
 	code   string // as refusalCode returns it
+	detail string // how to fix the cause, as refusalDetail returns it
 	html   bool
 }
 
@@ -101,7 +103,7 @@ func judgeExchangeError(err error) push.Outcome {
 		wait := max(response.retryAfter(), 10*time.Second)
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeCredential, Reason: oauthThrottled, RetryAfter: wait}
 	case response.status/100 == 4:
-		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: response.code}
+		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: response.code, Detail: response.detail}
 	default:
 		outcome.RetryAfter = response.retryAfter()
 	}
@@ -156,6 +158,31 @@ func refusalCode(response *http.Response, body []byte) string {
 		json.Unmarshal(body, &google, lenient) == nil && isRPCCode(google.Error.Status),
 		response.Header.Get("Metadata-Flavor") == "Google":
 		return oauthRefused
+	}
+	return ""
+}
+
+// grantDetails says how to fix the causes of invalid_grant that Google describes, by a part of the
+// description. The descriptions are not documented (observed, 2026-11).
+var grantDetails = []struct{ description, detail string }{
+	{"account not found", "the service account does not exist any more: create a key of another one (" + createKey + ")"},
+	{"Invalid JWT Signature", "the key of the service account was deleted or revoked: create a new one (" + createKey + ")"},
+	{"reasonable timeframe", "the clock of this machine is wrong: synchronize it, for example with chrony or systemd-timesyncd"},
+}
+
+// refusalDetail returns how to fix the cause of a refusal, or "" if it is not known. It contains
+// nothing of the response.
+func refusalDetail(body []byte) string {
+	var oauth struct {
+		Description string `json:"error_description"`
+	}
+	if json.Unmarshal(body, &oauth, lenient) != nil {
+		return ""
+	}
+	for _, known := range grantDetails {
+		if strings.Contains(oauth.Description, known.description) {
+			return known.detail
+		}
 	}
 	return ""
 }

@@ -131,6 +131,30 @@ func (p *Provider) Origin(n *push.Notification) (string, error) {
 	return "https://" + strings.ToLower(u.Hostname()), nil
 }
 
+// PublicOrigins returns the origins of the push services that subscriptions may name and whose host
+// names are known in advance, such as https://web.push.apple.com for *.push.apple.com; or
+// OriginOverride.
+func (p *Provider) PublicOrigins() (found []string) {
+	if p.originOverride != "" {
+		return []string{p.originOverride}
+	}
+	hosts := []string{"fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"}
+	for _, pattern := range p.services {
+		if !strings.Contains(pattern, "*") && !slices.Contains(hosts, pattern) {
+			hosts = append(hosts, pattern)
+		}
+	}
+	for _, host := range hosts {
+		if p.isAllowedHost(host) {
+			found = append(found, "https://"+host)
+		}
+	}
+	return found
+}
+
+// AllowsApple reports whether subscriptions may name Apple's service.
+func (p *Provider) AllowsApple() bool { return p.isAllowedHost("web.push.apple.com") }
+
 // Authorize checks that the key can sign. Send reports the same error; Authorize reports it
 // earlier.
 func (p *Provider) Authorize(context.Context) error {

@@ -87,6 +87,16 @@ func newKey(private *ecdsa.PrivateKey) (*Key, error) {
 	return &Key{private, base64.RawURLEncoding.EncodeToString(point)}, nil
 }
 
+// StatedPublicKey returns the public key that the first line of a key file names, as gateway key vapid
+// writes it, or "". ParseKey ignores it: only the private key counts.
+func StatedPublicKey(content []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(keyfile.Text(content))), "\n")
+	if name, key, found := strings.Cut(strings.TrimSpace(line), " "); found && name == "public" {
+		return strings.TrimRight(strings.TrimSpace(key), "=")
+	}
+	return ""
+}
+
 // Public returns the public key in the format of applicationServerKey, which a page passes to
 // pushManager.subscribe.
 func (k *Key) Public() string { return k.public }

@@ -189,3 +189,32 @@ func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 		}
 	}
 }
+
+func TestStatedPublicKey(t *testing.T) {
+	for content, want := range map[string]string{
+		"public   BAbc-_\n-----BEGIN PRIVATE KEY-----\n": "BAbc-_", "\ufeffpublic BAbc=\r\n": "BAbc", "-----BEGIN PRIVATE KEY-----\n": "", "publicBAbc": "", "": "",
+	} {
+		if got := webpush.StatedPublicKey([]byte(content)); got != want {
+			t.Errorf("%q: got %q, want %q", content, got, want)
+		}
+	}
+}
+
+func TestPublicOrigins(t *testing.T) {
+	for _, c := range []struct {
+		services []string
+		override string
+		want     string
+		apple    bool
+	}{
+		{nil, "", "https://fcm.googleapis.com https://updates.push.services.mozilla.com https://web.push.apple.com", true},
+		{[]string{"push.example.com", "*.push.apple.com"}, "", "https://web.push.apple.com https://push.example.com", true},
+		{[]string{"*.notify.windows.com"}, "", "", false},
+		{[]string{"*"}, "https://127.0.0.1:8443", "https://127.0.0.1:8443", true},
+	} {
+		p := newProvider(t, func(cfg *webpush.Config) { cfg.Services, cfg.OriginOverride = c.services, c.override })
+		if got := strings.Join(p.PublicOrigins(), " "); got != c.want || p.AllowsApple() != c.apple {
+			t.Errorf("%v: got %s and %t, want %s and %t", c.services, got, p.AllowsApple(), c.want, c.apple)
+		}
+	}
+}
