@@ -186,7 +186,7 @@ type documentRun struct {
 func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 	switch b.language {
 	case "sh":
-		for _, program := range []string{"curl", "jq"} {
+		for _, program := range []string{"curl", "jq", "openssl"} {
 			if strings.Contains(b.text, program+" ") {
 				testtool.Require(t, program)
 			}
