@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/providers/webpush"
@@ -68,6 +69,35 @@ func TestAPIKeyVariableDoesNotBreakServeAndCheck(t *testing.T) {
 			t.Errorf("%s: %d %s", command, code, stderr)
 		}
 	}
+}
+
+// TestKeyPrintsEntryOfConfiguration reads the entry with the hash back.
+func TestKeyPrintsEntryOfConfiguration(t *testing.T) {
+	code, stdout, _ := runGateway(t, nil, "key", "--name", "backend", "--scopes", "send,events", "--expires", "90d")
+	_, entry, found := strings.Cut(stdout, "\n\n")
+	if code != 0 || !found || !strings.HasPrefix(stdout, "key   slk_") {
+		t.Fatalf("%d %q", code, stdout)
+	}
+	cfg, err := config.Parse("gateway.yaml", []byte("apps:\n  shop:\n    fcm: {}\n    keys:\n"+indent(entry, "    ")), nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, entry)
+	}
+	k := cfg.Apps["shop"].Keys[0]
+	if left := time.Until(k.ExpiresAt.Time); k.Name != "backend" || !slices.Equal(k.Scopes, []string{"send", "events"}) || left < 89*24*time.Hour || left > 90*24*time.Hour || !strings.Contains(stdout, "hash  "+k.Hash) {
+		t.Errorf("%+v", k)
+	}
+	if _, stdout, _ := runGateway(t, nil, "key", "--scopes", "admin"); !strings.Contains(stdout, "# an item of auth.keys\n") || strings.Contains(stdout, "expires_at") {
+		t.Error(stdout)
+	}
+	for _, wrong := range [][]string{{"--expires", "soon"}, {"--expires", "2001-01-01"}, {"--scopes", "write"}} {
+		if code, _, stderr := runGateway(t, nil, append([]string{"key"}, wrong...)...); code != 2 || !strings.Contains(stderr, wrong[0]) {
+			t.Errorf("%v: %d %s", wrong, code, stderr)
+		}
+	}
+}
+
+func indent(text, by string) string {
+	return by + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n"+by) + "\n"
 }
 
 func TestKeyPrintsKeyAndHash(t *testing.T) {

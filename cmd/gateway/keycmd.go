@@ -3,7 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
@@ -12,7 +18,7 @@ import (
 )
 
 type keyCmd struct {
-	API   apiKeyCmd   `cmd:"" name:"api" default:"1" help:"Create an API key and its hash for the configuration."`
+	API   apiKeyCmd   `cmd:"" name:"api" default:"withargs" help:"Create an API key and its hash for the configuration."`
 	VAPID vapidKeyCmd `cmd:"" name:"vapid" help:"Create a key pair for Web Push."`
 }
 
@@ -46,22 +52,69 @@ func (vapidKeyCmd) Run(p process) error {
 	return err
 }
 
-type apiKeyCmd struct{}
+type apiKeyCmd struct {
+	Name    string   `placeholder:"NAME" help:"Name of the key. Also prints its entry for the configuration."`
+	Scopes  []string `placeholder:"SCOPE,…" help:"Scopes of the key: send, read, events, channels, broadcasts, admin. The default is send,read."`
+	Expires string   `placeholder:"WHEN" help:"When the key expires: a number of days such as 90d, or a date such as 2030-01-31."`
+}
 
 // Help returns the description and examples.
 func (apiKeyCmd) Help() string {
 	return `Example:
 
     gateway key
+    gateway key --name backend --scopes send,read --expires 90d
 
-Callers send the key as "Authorization: Bearer KEY". Put the hash into the configuration, under apps.NAME.keys. The key itself is not stored.`
+Callers send the key as "Authorization: Bearer KEY". Put the hash or the entry into the configuration, under apps.NAME.keys, or auth.keys for several apps. The key itself is not stored.`
 }
 
-// Run prints a new key and its hash.
-func (apiKeyCmd) Run(p process) error {
+// Run prints a new key and its hash, and with a flag its entry for the configuration.
+func (k apiKeyCmd) Run(p process) error {
+	expires, err := parseExpiry(k.Expires, time.Now())
+	if err != nil {
+		return usageError{err}
+	}
+	if _, err := identity.ParseScopes(k.Scopes); err != nil {
+		return usageError{fmt.Errorf("--scopes: %w", err)}
+	}
 	key, hash := identity.NewKey()
-	_, err := fmt.Fprintf(p.stdout, "key   %s\nhash  %s\n", key, hash)
+	text := fmt.Sprintf("key   %s\nhash  %s\n", key, hash)
+	if k.Name != "" || len(k.Scopes) > 0 || expires != "" {
+		text += "\n" + k.entry(hash, expires)
+	}
+	_, err = fmt.Fprint(p.stdout, text)
 	return err
+}
+
+// entry returns the key's entry for the configuration.
+func (k apiKeyCmd) entry(hash, expires string) string {
+	list, scopes := "apps.NAME.keys", cmp.Or(strings.Join(k.Scopes, ", "), "send, read")
+	if slices.Contains(k.Scopes, "admin") {
+		list = "auth.keys"
+	}
+	text := fmt.Sprintf("# an item of %s\n- name: %s\n  hash: %s\n  scopes: [%s]\n", list, cmp.Or(k.Name, "NAME"), hash, scopes)
+	if expires != "" {
+		text += "  expires_at: " + expires + "\n"
+	}
+	return text
+}
+
+var days = regexp.MustCompile(`^([1-9][0-9]{0,4})d$`)
+
+// parseExpiry returns the time of --expires as the configuration has it, or "" for none.
+func parseExpiry(text string, now time.Time) (string, error) {
+	if count := days.FindStringSubmatch(text); count != nil {
+		n, _ := strconv.Atoi(count[1])
+		return now.UTC().AddDate(0, 0, n).Format("2006-01-02T15:04:05Z"), nil
+	}
+	var at config.Time
+	if text == "" {
+		return "", nil
+	}
+	if err := at.UnmarshalText([]byte(text)); err != nil || !at.After(now) {
+		return "", fmt.Errorf("--expires: %q must be a number of days such as 90d, or a date or time in the future such as 2030-01-31", text)
+	}
+	return text, nil
 }
 
 type openAPICmd struct{}

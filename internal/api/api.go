@@ -66,6 +66,10 @@ type Config struct {
 	// if none matched, and its status, which is 0 if the client disconnected before there was a
 	// response. It must return quickly; nil disables it.
 	Observe func(route string, status int)
+	// Refused is called for each request, or item of a batch, that is refused because of its caller, with
+	// the kind of the caller's credential (none if the caller is unknown) and a short reason. It must
+	// return quickly; nil disables it.
+	Refused func(kind identity.Kind, reason string)
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Logger gets one line per request at debug level and one per panic. nil discards them.
@@ -114,6 +118,7 @@ type server struct {
 	log            *slog.Logger
 	trustedProxies []netip.Prefix
 	observer       func(route string, status int)
+	refusal        func(kind identity.Kind, reason string)
 	idempotency    idempotency.Store
 	readers        *readerPool
 	timeout        sharedTimeout  // of single notifications
@@ -179,14 +184,14 @@ func New(cfg Config) (*Handler, error) {
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: cfg.Sender, channels: cfg.Channels, auth: cfg.Auth, limits: limits,
-		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe,
+		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, refusal: cfg.Refused,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	send := handle(s.authorize(identity.Send|identity.Broadcasts, s.send))
+	send := handle(s.authorize(toSend, s.send))
 	return &Handler{s.routes(send), s.observe(send), s}, nil
 }
 
@@ -197,7 +202,7 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
 	r.Post(sendPath, send)
-	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(identity.Send|identity.Broadcasts, s.batch)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(toSend, s.batch)))
 	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Read, s.find)))
 	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Send, s.cancel)))
 	r.Get("/v1/apps/{app}/events", handle(s.authorize(identity.Events, s.events)))

@@ -20,9 +20,21 @@ func (s *server) authenticate(w *response, r *http.Request) (*identity.Caller, *
 	if refusal == nil {
 		return caller, nil
 	}
+	s.refused("none", refusal.Reason)
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
 	return nil, &problem{kind: unauthenticated, field: "Authorization", detail: refusal.Detail}
 }
+
+// refused reports that a request is refused because of its caller. kind is that of its credential, or
+// none if the caller is unknown.
+func (s *server) refused(kind identity.Kind, reason string) {
+	if s.refusal != nil {
+		s.refusal(kind, reason)
+	}
+}
+
+// toSend are the scopes of which a request that sends needs one. checkTarget checks the rest.
+const toSend = identity.Send | identity.Broadcasts
 
 // authorize calls h if the caller has one of the scopes in the app of the path. The problem for an
 // app that does not exist is the same as for another app.
@@ -35,18 +47,25 @@ func (s *server) authorize(scopes identity.Scopes, h handler) handler {
 		app := cmp.Or(appOfSend(r), chi.URLParam(r, "app"))
 		granted := caller.Scopes(app)
 		if granted == 0 {
+			s.refused(caller.Kind, "wrong_app")
 			return &problem{kind: wrongApp, detail: "a caller may act only for the apps that the configuration lists for its key, token or certificate"}
 		}
 		w.app, w.key, w.access = app, caller.NameIn(app), access{s, caller, app, scopes}
 		if granted&scopes == 0 {
-			return missingScopes(scopes)
+			return s.missingScopes(caller, scopes)
+		}
+		if scopes != toSend { // requests that send count their notifications
+			if p := w.access.takeRate(1); p != nil {
+				return p
+			}
 		}
 		setBodyDeadline(w.ResponseWriter, r, time.Now().Add(s.limits.BodyTimeout))
 		return h(w, r)
 	}
 }
 
-func missingScopes(scopes identity.Scopes) *problem {
+func (s *server) missingScopes(caller *identity.Caller, scopes identity.Scopes) *problem {
+	s.refused(caller.Kind, "missing_scope")
 	return &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a caller with the scope %s", scopes)}
 }
 
@@ -89,7 +108,21 @@ func (a *access) checkTarget(n *push.Notification) *problem {
 	if a.caller.Scopes(a.app)&identity.Send != 0 || n.Topic != "" || n.Condition != "" || n.Channel != "" {
 		return nil
 	}
-	return missingScopes(identity.Send)
+	return a.server.missingScopes(a.caller, identity.Send)
+}
+
+// takeRate counts n notifications, or one other request, in the rate of the caller.
+func (a *access) takeRate(n int) *problem { return a.limitProblem(a.caller.Limits.Take(n)) }
+
+// limitProblem returns the problem of a request that exceeds a limit of its caller. It returns nil for
+// nil.
+func (a *access) limitProblem(exceeded *identity.Exceeded) *problem {
+	if exceeded == nil {
+		return nil
+	}
+	a.server.refused(a.caller.Kind, exceeded.Name)
+	return &problem{kind: callerLimit, retryAfter: exceeded.RetryAfter,
+		detail: fmt.Sprintf("this %s may not send more at present, because %s: wait for the time in Retry-After", a.caller.Kind, exceeded.Detail)}
 }
 
 // readableApps returns the apps in which the caller has the scope read.
@@ -100,8 +133,8 @@ func (s *server) readableApps(w *response, r *http.Request) ([]string, *problem)
 	}
 	apps := caller.Apps(identity.Read)
 	if apps == nil {
-		return nil, missingScopes(identity.Read)
+		return nil, s.missingScopes(caller, identity.Read)
 	}
-	w.key = caller.NameIn(apps[len(apps)-1])
-	return apps, nil
+	w.key, w.access = caller.NameIn(apps[len(apps)-1]), access{server: s, caller: caller}
+	return apps, w.access.takeRate(1)
 }

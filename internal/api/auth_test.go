@@ -3,12 +3,14 @@
 package api_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"io"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,6 +194,117 @@ func TestExpiredKeyEndsFeedAndBatch(t *testing.T) {
 		got := receipts(t, ts.requestWith(t.Context(), "POST", batchPath, body, ndjson).Body)
 		if len(got) != 2 || got[0].Status != "accepted" || got[1].Reason != "Unauthenticated" {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// limitedAPI returns an API where sendKey and readKey have a limit.
+func limitedAPI(t testing.TB, limit identity.Limit, change ...func(*testConfig)) (*testAPI, *fakeStorage) {
+	return newTestAPIWithStorage(t, append(change, func(cfg *testConfig) {
+		for i := range cfg.Apps["shop"] {
+			cfg.Apps["shop"][i].Limit = limit
+		}
+	})...)
+}
+
+func TestCallerRateIs429(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refused []string
+		ts, _ := limitedAPI(t, identity.Limit{Rate: 3, RatePer: time.Second}, func(cfg *testConfig) {
+			cfg.Refused = func(kind identity.Kind, reason string) { refused = append(refused, string(kind)+" "+reason) }
+		})
+		for range 3 {
+			if w := ts.request("POST", singlePath, validBody); w.Code != 200 {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+		}
+		w := ts.request("POST", singlePath, validBody)
+		if p := ts.wantProblem(w, 429, "caller-limit"); !strings.Contains(p.Detail, "its rate is 3/s") || w.Header().Get("Retry-After") != "1" {
+			t.Errorf("%s, Retry-After %q", p.Detail, w.Header().Get("Retry-After"))
+		}
+		// Other keys, and requests of other kinds, have a limit of their own.
+		for range 3 {
+			if w := ts.request("GET", "/v1/status", "", "Authorization: Bearer "+readKey); w.Code != 200 {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+		}
+		for _, path := range []string{"/v1/status", feedPath, singlePath + "/019b4c5d-77b0-7d3e-9a51-3f0e6b1c2d4a"} {
+			ts.wantProblem(ts.request("GET", path, "", "Authorization: Bearer "+readKey), 429, "caller-limit")
+		}
+		time.Sleep(time.Second)
+		targets := `{"platform":"apns","tokens":["` + strings.Repeat(`aa","`, 29) + `bb"],"title":"Hi"}`
+		if w := ts.request("POST", singlePath, targets); w.Code != 200 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		if w := ts.request("POST", singlePath, validBody); w.Code != 429 || w.Header().Get("Retry-After") != "10" {
+			t.Errorf("%d, Retry-After %s", w.Code, w.Header().Get("Retry-After"))
+		}
+		if len(refused) != 5 || refused[0] != "key rate" {
+			t.Errorf("%v", refused)
+		}
+	})
+}
+
+func TestCallerRateSlowsBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts, _ := limitedAPI(t, identity.Limit{Rate: 10, RatePer: time.Second})
+		started := time.Now()
+		got := receipts(t, ts.request("POST", batchPath, strings.Repeat(validBody+"\n", 50), ndjson).Body)
+		if len(got) != 50 || got[49].Status != "accepted" {
+			t.Errorf("%d receipts", len(got))
+		}
+		if took := time.Since(started); took < 3900*time.Millisecond || took > 4200*time.Millisecond {
+			t.Errorf("50 items at 10/s took %s", took)
+		}
+	})
+}
+
+func TestCallerConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := newTestAPI(t, func(cfg *testConfig) { cfg.Apps["shop"][0].Limit.Concurrency = 5 })
+		inFlight, most := 0, 0
+		var mu sync.Mutex
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			mu.Lock()
+			inFlight++
+			most = max(most, inFlight)
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			inFlight--
+			mu.Unlock()
+			return accepted(n)
+		}
+		codes := map[int]int{}
+		var requests sync.WaitGroup
+		for range 8 {
+			requests.Go(func() {
+				w := ts.request("POST", singlePath, validBody)
+				mu.Lock()
+				defer mu.Unlock()
+				if codes[w.Code]++; w.Code == 429 && (w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "its concurrency is 5")) {
+					t.Errorf("%v %s", w.Header(), w.Body)
+				}
+			})
+		}
+		requests.Wait()
+		if codes[200] != 5 || codes[429] != 3 {
+			t.Errorf("%v", codes)
+		}
+		// Two batches share the limit and wait for it.
+		for range 2 {
+			requests.Go(func() {
+				if got := receipts(t, ts.request("POST", batchPath, strings.Repeat(validBody+"\n", 20), ndjson).Body); len(got) != 20 || got[19].Status != "accepted" {
+					t.Errorf("%d receipts", len(got))
+				}
+			})
+		}
+		requests.Wait()
+		if most != 5 {
+			t.Errorf("%d in flight", most)
+		}
+		if w := ts.request("POST", singlePath, validBody); w.Code != 200 { // all places were returned
+			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	})
 }

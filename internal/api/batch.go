@@ -17,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -97,6 +98,7 @@ type batch struct {
 	*server
 	app       string
 	access    access
+	caller    *identity.Limits
 	requestID string
 	trace     push.TraceContext
 	async     bool            // the items go to the queue, and the response does not wait for verdicts
@@ -119,7 +121,7 @@ type batch struct {
 // newBatch returns a batch without an output. Its caller calls cancelAttempts at the end.
 func (s *server) newBatch(w *response, r *http.Request, async bool) *batch {
 	b := &batch{
-		server: s, app: w.app, access: w.access, requestID: w.requestID, trace: w.trace, async: async, timeout: s.limits.SendTimeout,
+		server: s, app: w.app, access: w.access, caller: w.access.caller.Limits, requestID: w.requestID, trace: w.trace, async: async, timeout: s.limits.SendTimeout,
 		slots: map[push.Platform]*semaphore.Weighted{}, jobs: make(chan job, maxGroup),
 	}
 	b.attempts, b.cancelAttempts = context.WithCancel(context.WithoutCancel(r.Context()))
@@ -247,8 +249,24 @@ func (b *batch) addItem(index int, text []byte) *problem {
 	if b.count += len(subs); b.count > b.limits.Batch && !b.async {
 		return b.tooLarge()
 	}
+	b.slowDown(len(subs))
 	b.add(index, subs)
 	return nil
+}
+
+// slowDown waits for the rate of the caller to allow n more notifications.
+func (b *batch) slowDown(n int) {
+	wait := b.caller.Wait(n)
+	if wait <= 0 {
+		return
+	}
+	b.flush() // what came before need not wait
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-b.ctx.Done():
+	}
 }
 
 // add adds the submissions of an item to the pending ones.
@@ -281,7 +299,7 @@ func (b *batch) flush() {
 			continue
 		}
 		var run []job
-		run, pending = splitRun(pending, b.limits.InFlight)
+		run, pending = splitRun(pending, min(b.limits.InFlight, b.caller.MaxInFlight()))
 		b.start(run)
 	}
 	clear(b.pending)
@@ -320,11 +338,12 @@ func (b *batch) start(run []job) {
 		slots = semaphore.NewWeighted(int64(b.limits.InFlight))
 		b.slots[platform] = slots
 	}
-	if slots.Acquire(b.ctx, int64(len(run))) != nil {
+	if slots.Acquire(b.ctx, int64(len(run))) != nil || b.caller.Acquire(b.ctx, len(run)) != nil {
 		return // the client disconnected
 	}
 	ctx := sendContext(b.ctx, b.shared.context(b.attempts, b.timeout))
 	b.running.Go(func() {
+		defer b.caller.Release(len(run))
 		defer ctx.cancel()
 		if run[0].key != "" { // it may have to wait for an earlier request with the key, which ctx must not limit
 			b.runGuarded(run, slots, func() { b.deliver(b.ctx, run[0].submission) })

@@ -64,6 +64,8 @@ var (
 
 	refusedByProvider = kind{http.StatusUnprocessableEntity, "refused-by-provider", "RefusedByProvider", "The provider refuses the request"}
 
+	callerLimit = kind{http.StatusTooManyRequests, "caller-limit", "CallerLimit", "A limit of the caller is exceeded"}
+
 	throttled    = kind{http.StatusTooManyRequests, "throttled", "Throttled", "The provider or a quota limits the rate"}
 	unauthorized = kind{http.StatusBadGateway, "unauthorized", "Unauthorized",
 		"The provider rejects the app's credential"}

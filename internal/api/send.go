@@ -42,6 +42,9 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	}
 	n.App, n.AcceptedAt, n.Trace = w.app, time.Now(), w.trace
 	subs := expand(n, lists, key, body.Bytes())
+	if p := w.access.takeRate(len(subs)); p != nil {
+		return p
+	}
 	wait := preferredWait(r)
 	for _, sub := range subs {
 		sub.maxWait = wait
@@ -52,13 +55,24 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	sub := subs[0]
 	if async {
 		s.enqueue(r.Context(), subs)
-	} else {
-		s.deliver(r.Context(), sub)
+	} else if p := s.deliverLimited(w, r, sub); p != nil {
+		return p
 	}
 	if r.Context().Err() == nil {
 		body.Reset() // nothing refers to it any more
 		sub.reply(w, async, body.AvailableBuffer()).write(w)
 	}
+	return nil
+}
+
+// deliverLimited is deliver within the concurrency of the caller.
+func (s *server) deliverLimited(w *response, r *http.Request, sub *submission) *problem {
+	limits := w.access.caller.Limits
+	if p := w.access.limitProblem(limits.TryAcquire()); p != nil {
+		return p
+	}
+	defer limits.Release(1)
+	s.deliver(r.Context(), sub)
 	return nil
 }
 

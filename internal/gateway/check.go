@@ -222,7 +222,10 @@ func storageChecks(cfg *config.Config) (checks []Check) {
 
 // Warnings returns problems of a configuration with which a gateway runs nevertheless, each with
 // its key and a remedy.
-func Warnings(cfg *config.Config) (found []string) {
+func Warnings(cfg *config.Config) []string { return append(configWarnings(cfg), keyWarnings(cfg)...) }
+
+// configWarnings returns the warnings except those about API keys, which become true as time passes.
+func configWarnings(cfg *config.Config) (found []string) {
 	for _, f := range fileRefs(cfg) {
 		if !f.secret || f.file == "" || runtime.GOOS == "windows" {
 			continue

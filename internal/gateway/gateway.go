@@ -79,6 +79,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	snap.users.Store(1)
 	g.current.Store(snap)
 	g.metrics.WatchServices(g.metricsServices)
+	g.metrics.WatchKeys(g.keyExpiries)
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
 		g.metrics.WatchStorageHealth(g.storage.health)
@@ -162,6 +163,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.startCurrent()
+	g.background.start(g.watchKeys)
 	admin := g.newServer(g.background.ctx, g.adminHandler(), g.adminConns)
 	g.setTLS(admin, 1)
 	g.background.start(func(context.Context) error {

@@ -130,7 +130,7 @@ func (g *Gateway) logWarnings(cfg *config.Config) {
 			g.log.Warn("config: "+message, args...)
 		}
 	}
-	for _, warning := range Warnings(cfg) {
+	for _, warning := range configWarnings(cfg) {
 		warn(warning)
 	}
 	for _, check := range timeoutChecks(cfg) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/metrics"
@@ -55,7 +56,7 @@ var groups = []struct {
 	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries", "sluice_throttle"}},
 	{"Rate limits", []string{"sluice_ratelimit"}},
 	{"Overload", []string{"sluice_shed", "sluice_adaptive", "sluice_concurrency"}},
-	{"The API", []string{"sluice_http"}},
+	{"The API and its callers", []string{"sluice_http", "sluice_callers", "sluice_key", "sluice_oidc", "sluice_audit"}},
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
 	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_nats", "sluice_webhook"}},
@@ -108,6 +109,10 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m := metrics.New(nil)
 		m.Route("shop", push.APNs).Throttled(&push.Notification{}) // the series exist from the first event on
 		m.Request("/livez", 200)
+		m.Refused("key", "rate")
+		m.WatchKeys(func() []metrics.KeyExpiry {
+			return []metrics.KeyExpiry{{App: "shop", Key: "backend", ExpiresAt: time.Now()}}
+		})
 		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })
 		m.Reloaded(true)
 		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {

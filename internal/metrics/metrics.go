@@ -23,6 +23,7 @@ type Metrics struct {
 	routes   routeMetrics
 	events   eventMetrics
 	requests *prometheus.CounterVec
+	refusals *prometheus.CounterVec
 	services serviceCollector
 	storage  storageCollector
 	reloads  reloadMetrics
@@ -37,10 +38,10 @@ func New(log *slog.Logger) *Metrics {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests(), reloads: newReloadMetrics()}
+	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests(), refusals: newRefusals(), reloads: newReloadMetrics()}
 	m.registry.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.routes.all()...)
-	m.registry.MustRegister(m.requests)
+	m.registry.MustRegister(m.requests, m.refusals)
 	m.services.events = &m.events
 	m.registry.MustRegister(guarded{&m.services, log}, guarded{&m.storage, log})
 	m.registry.MustRegister(m.reloads.count, m.reloads.last, m.logCounter())

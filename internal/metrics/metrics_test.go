@@ -268,6 +268,22 @@ func TestRequestsAreCounted(t *testing.T) {
 	)
 }
 
+func TestCallersAndKeys(t *testing.T) {
+	m := metrics.New(nil)
+	m.Refused("key", "rate")
+	m.Refused("none", "unknown_key")
+	m.Refused("none", "unknown_key")
+	m.WatchKeys(func() []metrics.KeyExpiry {
+		return []metrics.KeyExpiry{{App: "shop", Key: "backend", ExpiresAt: time.Unix(1900000000, 0)}, {Key: "ops", ExpiresAt: time.Unix(1900000001, 0)}}
+	})
+	expectLines(t, m,
+		`sluice_callers_refused_total{kind="key",reason="rate"} 1`,
+		`sluice_callers_refused_total{kind="none",reason="unknown_key"} 2`,
+		`sluice_key_expiry_timestamp_seconds{app="shop",key="backend"} 1.9e+09`,
+		`sluice_key_expiry_timestamp_seconds{app="",key="ops"} 1.900000001e+09`,
+	)
+}
+
 func TestWaitingAndThrottlingGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New(nil)

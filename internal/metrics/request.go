@@ -3,6 +3,8 @@
 package metrics
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -36,3 +38,41 @@ func (m *Metrics) Request(route string, status int) {
 
 // classes are the values of the label by the first digit of the status.
 var classes = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+func newRefusals() *prometheus.CounterVec {
+	return counter("sluice_callers_refused_total",
+		"Requests, and items of batches, refused because of their caller, by the kind of its credential (key, token, certificate or none) and reason.",
+		"kind", "reason")
+}
+
+// Refused counts a request that is refused because of its caller. kind and reason must be constants.
+func (m *Metrics) Refused(kind, reason string) { m.refusals.WithLabelValues(kind, reason).Inc() }
+
+// KeyExpiry is when an API key expires. App is empty for a key of several apps.
+type KeyExpiry struct {
+	App, Key  string
+	ExpiresAt time.Time
+}
+
+// keyCollector exports when API keys expire.
+type keyCollector struct {
+	desc *prometheus.Desc
+	keys func() []KeyExpiry
+}
+
+// WatchKeys sets the function that returns the API keys that expire. It must be called at most once.
+func (m *Metrics) WatchKeys(keys func() []KeyExpiry) {
+	desc := prometheus.NewDesc("sluice_key_expiry_timestamp_seconds",
+		"When an API key expires, in Unix time. Keys without expires_at have none; app is empty for a key in auth.keys.", []string{"app", "key"}, nil)
+	m.registry.MustRegister(keyCollector{desc, keys})
+}
+
+// Describe implements prometheus.Collector.
+func (c keyCollector) Describe(to chan<- *prometheus.Desc) { to <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c keyCollector) Collect(to chan<- prometheus.Metric) {
+	for _, k := range c.keys() {
+		to <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(k.ExpiresAt.Unix()), k.App, k.Key)
+	}
+}
