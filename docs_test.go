@@ -147,6 +147,35 @@ func TestPagesLinkToExistingPages(t *testing.T) {
 	}
 }
 
+// logLine matches a row of the table of log lines.
+var logLine = regexp.MustCompile("(?m)^\\| ((?:`[^`]+`(?:, )?)+) \\| [^|]+ \\| [^|]+ \\|$")
+
+// TestPagesNameExistingLogLines checks that the code has the log lines of docs/troubleshooting.md.
+func TestPagesNameExistingLogLines(t *testing.T) {
+	text, err := os.ReadFile("docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "## Lines in the log")
+	var code strings.Builder
+	for _, file := range goFiles(t) {
+		if text, err := os.ReadFile(file); err == nil && !strings.HasSuffix(file, "_test.go") {
+			code.Write(text)
+		}
+	}
+	rows := logLine.FindAllStringSubmatch(table, -1)
+	for _, row := range rows {
+		for _, span := range codeSpan.FindAllStringSubmatch(row[1], -1) {
+			if !strings.Contains(code.String(), span[1]) && !strings.Contains(code.String(), strings.TrimPrefix(span[1], "fcm: ")) {
+				t.Errorf("docs/troubleshooting.md: no code logs %q", span[1])
+			}
+		}
+	}
+	if len(rows) < 10 {
+		t.Errorf("only %d log lines found", len(rows))
+	}
+}
+
 // TestDocumentedCommandsRun runs the code blocks of the documentation against gateway dev.
 func TestDocumentedCommandsRun(t *testing.T) {
 	run := &documentRun{T: t}
