@@ -202,6 +202,7 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
 	r.Post(sendPath, send)
+	r.Get(sendPath, handle(s.authorize(identity.Read, s.list)))
 	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(toSend, s.batch)))
 	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Read, s.find)))
 	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Send, s.cancel)))

@@ -33,6 +33,7 @@ type fakeStorage struct {
 	oldest  int           // earlier events have expired
 	news    chan struct{} // closed by the next event
 	readers int
+	query   push.Query // of the last search
 }
 
 var (
@@ -138,6 +139,27 @@ func (f *fakeStorage) Find(_ context.Context, app, id string) (push.Receipt, []p
 		return r, nil, push.ErrNotFound
 	}
 	return r, timeline, nil
+}
+
+// Search returns one notification, or the error of the cursor.
+func (f *fakeStorage) Search(_ context.Context, app string, q push.Query) (push.Page, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.query = q
+	switch q.Cursor {
+	case "":
+		now := time.Now()
+		return push.Page{NextCursor: "2.0", Notifications: []push.Summary{{
+			ID: "019b4c5d-77b0-7d3e-9a51-3f0e6b1c2d4a", Status: push.StatusRefused, Reason: "BadDeviceToken", Platform: push.APNs, Lane: push.LaneBulk,
+			Tags: []string{app}, CreatedAt: now, UpdatedAt: now, SendAt: now, AttemptCount: 1,
+		}}}, f.err
+	case "1.0":
+		return push.Page{}, push.ErrCursorExpired
+	case "cluster":
+		return push.Page{}, push.ErrNotSearchable
+	default:
+		return push.Page{}, push.ErrInvalidCursor
+	}
 }
 
 func (f *fakeStorage) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {

@@ -248,6 +248,11 @@ func TestResponsesMatchOpenAPI(t *testing.T) {
 		check(queued, byID, "DELETE", id, "")
 		check(queued, byID, "DELETE", singlePath+"/none", "")
 		check(direct, byID, "GET", id, "", read)
+		for _, query := range []string{"", "?cursor=1.0", "?cursor=cluster", "?limit=0"} {
+			check(queued, one, "GET", singlePath+query, "", read)
+		}
+		check(direct, one, "GET", singlePath, "", read)
+		check(queued, one, "GET", singlePath, "")
 		check(queued, "/v1/apps/{app}/events", "GET", feedPath+"?type=none", "", read)
 		check(queued, "/v1/status", "GET", "/v1/status", "", read)
 		for _, path := range []string{"/livez", "/readyz", "/healthz", "/openapi.yaml"} {

@@ -28,6 +28,9 @@ type History interface {
 	// Find returns the current receipt of a notification and its events, oldest first. The error is
 	// push.ErrNotFound if there are none.
 	Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error)
+	// Search returns notifications of an app, the newest first. The error is push.ErrInvalidCursor,
+	// push.ErrCursorExpired or push.ErrNotSearchable, or one after which the search can be repeated.
+	Search(ctx context.Context, app string, q push.Query) (push.Page, error)
 	// Feed yields the events of an app for which want returns true: those after the cursor, and
 	// then new ones, until ctx ends. The cursor "" means now, and "oldest" the oldest stored event.
 	// If no event passed want for a while, it calls want with an event that has a cursor but no ID:

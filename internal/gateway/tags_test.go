@@ -42,7 +42,30 @@ func TestTagsAreInEvents(t *testing.T) {
 		words := strings.Fields(events)
 		h.waitStatus(id, strings.TrimSuffix(words[len(words)-1], "+"))
 	}
+	checkSearch := func() {
+		t.Helper()
+		found, cursor := map[any]int{}, ""
+		for pages := 0; pages == 0 || cursor != ""; pages++ {
+			code, got := h.request("GET", "?tag=a&limit=4&since=-1h&cursor="+cursor, "")
+			if code != 200 || pages > 3 {
+				t.Fatal(code, got)
+			}
+			for _, n := range got["notifications"].([]any) {
+				found[n.(map[string]any)["id"]]++
+			}
+			cursor, _ = got["next_cursor"].(string)
+		}
+		for id, events := range want {
+			if found[id] != strings.Count(events[:strings.IndexAny(events+" ", " ")], "+") {
+				t.Errorf("%s: found %d times", events, found[id])
+			}
+		}
+		if _, got := h.request("GET", "?status=cancelled,refused", ""); len(got["notifications"].([]any)) != 1 {
+			t.Errorf("cancelled: %v", got)
+		}
+	}
 	for range 2 {
+		checkSearch()
 		for id, events := range want {
 			_, got := h.request("GET", fmt.Sprint("/", id), "")
 			var found struct {

@@ -3,6 +3,7 @@
 package history_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -21,6 +22,12 @@ func newGatewayPair(t *testing.T) (one, two *testHistory) {
 		where = jetstream.Config{URL: jetstreamtest.StartServer(t)}
 	}
 	return newFixtureAt(t, where).open(), newFixtureAt(t, where).open()
+}
+
+func TestHistoryOfClusterIsNotSearchable(t *testing.T) {
+	if _, err := newStreamFixture(t).open().Search(t.Context(), "shop", push.Query{}); !errors.Is(err, push.ErrNotSearchable) {
+		t.Error(err)
+	}
 }
 
 func TestEventsReachOtherGateway(t *testing.T) {

@@ -28,6 +28,7 @@ type eventHeader struct {
 	sendAt   time.Time
 	keyHash  []byte
 	bodyHash []byte
+	tags     []string
 	text     []byte
 }
 
@@ -41,6 +42,7 @@ type storedEvent struct {
 	SendAt   time.Time   `json:"send_at"`
 	KeyHash  []byte      `json:"key_hash"`
 	BodyHash []byte      `json:"body_hash"`
+	Tags     []string    `json:"tags"`
 }
 
 func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) {
@@ -51,7 +53,7 @@ func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) 
 		}
 		return &eventHeader{
 			id: h.ID, app: h.App, offset: offset, status: h.Status, attempt: h.Attempt, at: h.At, sendAt: h.SendAt,
-			keyHash: h.KeyHash, bodyHash: h.BodyHash, text: text,
+			keyHash: h.KeyHash, bodyHash: h.BodyHash, tags: h.Tags, text: text,
 		}, nil
 	}
 	var stored storedEvent
@@ -60,7 +62,7 @@ func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) 
 	}
 	return &eventHeader{
 		id: stored.ID, app: stored.App, offset: offset, status: stored.Status, attempt: stored.Attempt, at: stored.At.UTC(), sendAt: stored.SendAt.UTC(),
-		keyHash: stored.KeyHash, bodyHash: stored.BodyHash, text: text,
+		keyHash: stored.KeyHash, bodyHash: stored.BodyHash, tags: stored.Tags, text: text,
 	}, nil
 }
 
@@ -97,7 +99,7 @@ func encodeEvents(events []push.Event) ([]*eventHeader, error) {
 		}
 		headers[i] = &eventHeader{
 			id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
-			keyHash: e.KeyHash, bodyHash: e.BodyHash, text: text,
+			keyHash: e.KeyHash, bodyHash: e.BodyHash, tags: e.Tags, text: text,
 		}
 	}
 	return headers, nil

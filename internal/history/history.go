@@ -107,6 +107,7 @@ type History struct {
 	counters    counters
 	infoCalls   singleflight.Group // of sharedInfo
 	infoRequest sync.Mutex         // held during a request of sharedInfo
+	searches    *semaphore.Weighted
 
 	// With cfg.Log, these replace index and checkpoint.
 	entries  *logIndex
@@ -129,6 +130,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	h := &History{
 		cfg: cfg, writer: cfg.Engine.Writer(Stream), overlay: newOverlay(), asyncWrites: make(chan asyncWrite, maxAsyncEvents), notifier: newNotifier(),
 		asyncSlots: semaphore.NewWeighted(maxAsyncEvents), damageFound: make(chan struct{}, 1), trimmed: make(chan struct{}, 1),
+		searches: semaphore.NewWeighted(concurrentSearches),
 	}
 	h.writer.MaxItems = eventsPerMessage
 	var err error

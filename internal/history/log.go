@@ -116,11 +116,11 @@ func (h *History) appendRecords(ctx context.Context, events []push.Event) ([]jet
 
 // pendingHeaders returns the events of notifications that were appended and are not stored yet. It leaves
 // out tasks: what is accepted for later can be found when it is on disk.
-func (h *History) pendingHeaders(ids []uuid.UUID) map[uuid.UUID][]*eventHeader {
+func (h *History) pendingHeaders(want func(uuid.UUID) bool) map[uuid.UUID][]*eventHeader {
 	pending := map[uuid.UUID][]*eventHeader{}
 	h.cfg.Log.Pending(func(data []byte) {
 		id, ofTask := record.ID(data)
-		if ofTask || !slices.Contains(ids, id) {
+		if ofTask || !want(id) {
 			return
 		}
 		if hdr, err := newEventHeader(jetstream.Offset{}, data); err == nil {
@@ -132,34 +132,44 @@ func (h *History) pendingHeaders(ids []uuid.UUID) map[uuid.UUID][]*eventHeader {
 
 // lookupLog returns snapshots of notifications. Their events are all in the field uncommitted.
 func (h *History) lookupLog(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
-	unstored := h.pendingHeaders(ids)
+	unstored := h.pendingHeaders(func(id uuid.UUID) bool { return slices.Contains(ids, id) })
 	found := make(map[uuid.UUID]*snapshot, len(ids))
 	for _, id := range ids {
-		headers, err := h.storedHeaders(ctx, id)
+		s, err := h.lookupOne(ctx, id, unstored[id], h.entries.findID)
 		if err != nil {
 			return nil, err
 		}
-		pending := slices.DeleteFunc(unstored[id], func(hdr *eventHeader) bool {
-			return slices.ContainsFunc(headers, hdr.sameEvent) // it was stored meanwhile
-		})
-		s := &snapshot{row: row{id: id}}
-		s.addUncommitted(uncommitted{headers, pending})
-		if s.state.Status != "" {
+		if s != nil {
 			found[id] = s
 		}
 	}
 	return found, nil
 }
 
+// lookupOne returns the snapshot of a notification, or nil. find is a method of the index. Some of the
+// pending events may have been stored meanwhile.
+func (h *History) lookupOne(ctx context.Context, id uuid.UUID, pending []*eventHeader, find func(uuid.UUID) ([]position, error)) (*snapshot, error) {
+	headers, err := h.storedHeaders(ctx, id, find)
+	if err != nil {
+		return nil, err
+	}
+	pending = slices.DeleteFunc(slices.Clone(pending), func(hdr *eventHeader) bool { return slices.ContainsFunc(headers, hdr.sameEvent) })
+	s := &snapshot{row: row{id: id}}
+	if s.addUncommitted(uncommitted{headers, pending}); s.state.Status == "" {
+		return nil, nil
+	}
+	return s, nil
+}
+
 // storedHeaders returns the events of a notification that are in the log.
-func (h *History) storedHeaders(ctx context.Context, id uuid.UUID) (headers []*eventHeader, err error) {
-	positions, err := h.findEntries(ctx, func() ([]position, error) { return h.entries.findID(id) })
+func (h *History) storedHeaders(ctx context.Context, id uuid.UUID, find func(uuid.UUID) ([]position, error)) (headers []*eventHeader, err error) {
+	positions, err := h.findEntries(ctx, func() ([]position, error) { return find(id) })
 	if err != nil {
 		return nil, err
 	}
 	var state State
 	for _, p := range positions {
-		if p.isOfKey() {
+		if !p.isOfID() {
 			continue
 		}
 		hdr, err := h.storedHeader(ctx, p)

@@ -30,8 +30,9 @@ const segmentBytes = 32 << 20
 
 const (
 	segmentSuffix = ".segment"
-	tailSuffix    = ".tail"
-	idFile        = "log" // has the ID of the log
+	tailSuffix    = ".entries"
+	oldTailSuffix = ".tail" // of versions without tags
+	idFile        = "log"   // has the ID of the log
 )
 
 // logIndex finds the records of a log by notification and by key. It has all stored records when their
@@ -91,7 +92,7 @@ func (x *logIndex) clear() error {
 	entries, err := os.ReadDir(x.dir)
 	for _, e := range entries {
 		name := e.Name()
-		if name == idFile || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, tailSuffix) || strings.HasPrefix(name, indexName) {
+		if name == idFile || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, tailSuffix) || strings.HasSuffix(name, oldTailSuffix) || strings.HasPrefix(name, indexName) {
 			err = errors.Join(err, os.Remove(filepath.Join(x.dir, name)))
 		}
 	}
@@ -121,6 +122,14 @@ func (x *logIndex) load(ctx context.Context, l *jetstream.Log) error {
 			return errors.Join(errOutdated, s.file.Close())
 		}
 		x.sealed = append(x.sealed, s)
+	}
+	if names, err = filepath.Glob(filepath.Join(x.dir, "*"+oldTailSuffix)); err != nil {
+		return err
+	}
+	for _, name := range names { // they are made again
+		if err := os.Remove(name); err != nil {
+			return err
+		}
 	}
 	if names, err = filepath.Glob(filepath.Join(x.dir, "*"+tailSuffix)); err != nil {
 		return err
@@ -266,10 +275,11 @@ func (x *logIndex) add(m *jetstream.Message) (apps []uint32, names []string) {
 // newest record so far.
 const tailHeaderLen = 16
 
-// The first byte of a record in a tail: its kind in the lower bits, and hasKeyBit.
+// The first byte of a record in a tail: its kind in the lower bits, hasKeyBit and hasTagsBit.
 const (
-	kindMask  = 0x7
-	hasKeyBit = 0x80
+	kindMask   = 0x7
+	hasKeyBit  = 0x80
+	hasTagsBit = 0x40
 )
 
 // addRecord adds a record to the segment, and appends its entries to the tail. It returns the number of
@@ -284,6 +294,9 @@ func (s *openSegment) addRecord(b []byte, at jetstream.Offset, data []byte, filt
 	first := byte(p&kindMask) + 1
 	if h.KeyHash != nil {
 		first |= hasKeyBit
+	}
+	if len(h.Tags) > 0 {
+		first |= hasTagsBit
 	}
 	b = append(b, first)
 	if h.At.After(s.newest) {
@@ -308,6 +321,14 @@ func (s *openSegment) addRecord(b []byte, at jetstream.Offset, data []byte, filt
 		b = binary.BigEndian.AppendUint64(b, hash)
 		filter.add(binary.BigEndian.AppendUint64(nil, hash), h.At, keyTTL)
 	}
+	if len(h.Tags) > 0 {
+		b = append(b, byte(len(h.Tags)))
+		for _, tag := range h.Tags {
+			hash := hashTag(h.App, tag)
+			s.add(hash, p.forTag())
+			b = binary.BigEndian.AppendUint64(b, hash)
+		}
+	}
 	return b, int(app)
 }
 
@@ -320,7 +341,7 @@ func parseHeader(data []byte, p *record.HeaderParser) (record.Header, error) {
 	if err != nil {
 		return record.Header{}, err
 	}
-	return record.Header{ID: hdr.id, App: hdr.app, At: hdr.at, KeyHash: hdr.keyHash}, nil
+	return record.Header{ID: hdr.id, App: hdr.app, At: hdr.at, KeyHash: hdr.keyHash, Tags: hdr.tags}, nil
 }
 
 // readMessage reads the entries of a message from a tail, and returns their length.
@@ -348,7 +369,7 @@ func (s *openSegment) readMessage(r io.Reader) (n int64, err error) {
 		if b = b[1:]; first == 0 {
 			continue
 		}
-		p := position(seq<<24 | uint64(index)<<4 | uint64(first&^hasKeyBit-1))
+		p := position(seq<<24 | uint64(index)<<4 | uint64(first&kindMask-1))
 		app, size := binary.Uvarint(b)
 		if b = b[size:]; int(app) == len(s.appNames) {
 			length, size := binary.Uvarint(b)
@@ -367,6 +388,14 @@ func (s *openSegment) readMessage(r io.Reader) (n int64, err error) {
 		if first&hasKeyBit != 0 {
 			s.add(binary.BigEndian.Uint64(b), p|ofKey)
 			b = b[8:]
+		}
+		if first&hasTagsBit != 0 {
+			count := int(b[0])
+			b = b[1:]
+			for range count {
+				s.add(binary.BigEndian.Uint64(b), p.forTag())
+				b = b[8:]
+			}
 		}
 	}
 	s.last = seq
@@ -439,7 +468,15 @@ func (x *logIndex) loadKeys() error {
 }
 
 // findID returns the positions of the records of a notification in the order of the log.
-func (x *logIndex) findID(id uuid.UUID) ([]position, error) { return x.find(hashID(id), createdAt(id)) }
+func (x *logIndex) findID(id uuid.UUID) ([]position, error) {
+	return x.find(hashID(id), createdAt(id), false)
+}
+
+// findState returns the positions of the records of a notification up to its end: those after it, of
+// which there are usually none, have no effect. It reads far fewer segments than findID.
+func (x *logIndex) findState(id uuid.UUID) ([]position, error) {
+	return x.find(hashID(id), createdAt(id), true)
+}
 
 // findKey returns the positions of the records with a key. There are none if the filter knows that.
 func (x *logIndex) findKey(keyHash []byte, since time.Time) ([]position, error) {
@@ -447,11 +484,12 @@ func (x *logIndex) findKey(keyHash []byte, since time.Time) ([]position, error) 
 	if !x.filter.mayContain(binary.BigEndian.AppendUint64(nil, hash)) {
 		return nil, nil
 	}
-	return x.find(hash, since)
+	return x.find(hash, since, false)
 }
 
-// find returns the positions of the records with a hash that were stored after a time.
-func (x *logIndex) find(hash uint64, since time.Time) (found []position, err error) {
+// find returns the positions of the records with a hash that were stored after a time. With untilEnd, it
+// does not read the segments after that with an end.
+func (x *logIndex) find(hash uint64, since time.Time, untilEnd bool) (found []position, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	for _, s := range x.sealed {
@@ -460,6 +498,9 @@ func (x *logIndex) find(hash uint64, since time.Time) (found []position, err err
 		}
 		if found, err = s.find(hash, found); err != nil {
 			return nil, err
+		}
+		if untilEnd && slices.ContainsFunc(found, position.isEnd) {
+			return found, nil
 		}
 	}
 	for _, s := range x.full {
@@ -495,6 +536,45 @@ func (x *logIndex) nextWith(app string, seq uint64) uint64 {
 	return seq
 }
 
+// prevWith returns the last message up to seq that may have records of an app, or zero if there is none.
+func (x *logIndex) prevWith(app string, seq uint64) uint64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, s := range slices.Backward(append(slices.Clone(x.full), x.open)) {
+		if _, ok := s.apps[app]; seq >= s.first && seq <= s.last && !ok {
+			seq = s.first - 1
+		}
+	}
+	for _, s := range slices.Backward(x.sealed) {
+		if seq >= s.first && seq <= s.last && !slices.Contains(s.apps, app) {
+			seq = s.first - 1
+		}
+	}
+	return seq
+}
+
+// taggedBefore returns the positions of the entries for a tag of an app that are before a position, the
+// last ones first and at most limit. It ends at the segment with message from.
+func (x *logIndex) taggedBefore(app, tag string, p position, from uint64, limit int) (found []position, err error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	hash := hashTag(app, tag)
+	for _, s := range slices.Backward(append(slices.Clone(x.full), x.open)) {
+		if s.last >= from && len(found) < limit {
+			found = s.before(hash, p, limit-len(found), found)
+		}
+	}
+	for _, s := range slices.Backward(x.sealed) {
+		if s.last < from || len(found) == limit {
+			break
+		}
+		if found, err = s.before(hash, p, limit-len(found), found); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
 // at returns the IDs of the tasks, and the hashes of the notifications of the other records, that are
 // lost.
 func (x *logIndex) at(isLost func(position) bool) (ids []uuid.UUID, hashes []uint64, err error) {
@@ -511,7 +591,7 @@ func (x *logIndex) at(isLost func(position) bool) (ids []uuid.UUID, hashes []uin
 			}
 		}
 		for _, e := range entries {
-			if isLost(e.position) && !e.position.isOfKey() {
+			if isLost(e.position) && e.position.isOfID() {
 				hashes = append(hashes, e.hash)
 			}
 		}
@@ -523,7 +603,7 @@ func (x *logIndex) at(isLost func(position) bool) (ids []uuid.UUID, hashes []uin
 			}
 		}
 		for _, e := range s.list {
-			if isLost(e.position) && !e.position.isOfKey() {
+			if isLost(e.position) && e.position.isOfID() {
 				hashes = append(hashes, e.hash)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"math/bits"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -24,12 +25,12 @@ import (
 )
 
 // The index of a log consists of segments. Each has the entries of consecutive messages: one for each
-// record, and one more for its Idempotency-Key. A full segment is a file of sorted entries. The last one
+// record, and one more for its Idempotency-Key and for each of its tags. A full segment is a file of sorted entries. The last one
 // is in memory, and its entries are in a file in the order of the log (see tail.go). All of it can be
 // made again from the log.
 
-// entry says that the record at a position has a certain hash: that of its notification (hashID), or of
-// its key (hashKey). The record itself shows whether it is the one that is looked for.
+// entry says that the record at a position has a certain hash: that of its notification (hashID), of its
+// key (hashKey), or of a tag (hashTag). The record itself shows whether it is the one that is looked for.
 type entry struct {
 	hash     uint64
 	position position
@@ -63,10 +64,34 @@ func (p position) offset() jetstream.Offset {
 	return jetstream.Offset{Seq: uint64(p >> 24), Index: int(p >> 4 & 0xfffff)}
 }
 
-// ofKey marks the position of an entry for a key.
-const ofKey position = 8
+// The four bits of the kind in a position. An entry for a key has ofKey beside the kind. An entry for a
+// tag has no kind: it is ofTag, or ofTagOfEnd if the record is the end of the notification.
+const (
+	ofKey      position = 8
+	ofTag      position = 7
+	ofTagOfEnd position = ofKey | ofTag
+)
 
-func (p position) isOfKey() bool { return p&ofKey != 0 }
+// isOfID reports whether the entry is that of the notification.
+func (p position) isOfID() bool { return p&ofKey == 0 && !p.isOfTag() }
+
+func (p position) isOfKey() bool { return p&ofKey != 0 && !p.isOfTag() }
+
+func (p position) isOfTag() bool { return p&ofTag == ofTag }
+
+// forTag returns the position of an entry for a tag of the record.
+func (p position) forTag() position {
+	if k := p.kind(); k == record.End || k == record.Cancel {
+		return p&^ofTagOfEnd | ofTagOfEnd
+	}
+	return p&^ofTagOfEnd | ofTag
+}
+
+// isEnd reports whether the entry is that of a notification, and its record is the end.
+func (p position) isEnd() bool {
+	k := p.kind()
+	return p.isOfID() && (k == record.End || k == record.Cancel)
+}
 
 // kind returns '?' for an event of a version without a log.
 func (p position) kind() record.Kind {
@@ -77,11 +102,16 @@ func (p position) kind() record.Kind {
 func hashID(id uuid.UUID) uint64 { return binary.BigEndian.Uint64(id[8:]) }
 
 // hashKey returns the hash of the hash of a key, which differs from that of an ID.
-func hashKey(keyHash []byte) uint64 {
-	const offset, prime = 14695981039346656037, 1099511628211 // FNV-1a
-	h := uint64(offset)
-	for _, b := range keyHash {
-		h = (h ^ uint64(b)) * prime
+func hashKey(keyHash []byte) uint64 { return fnv(fnvOffset, keyHash) }
+
+// hashTag returns the hash of a tag of an app's notifications.
+func hashTag(app, tag string) uint64 { return fnv(fnv(fnv(fnvOffset, app), "\x00"), tag) }
+
+const fnvOffset, fnvPrime = 14695981039346656037, 1099511628211 // FNV-1a
+
+func fnv[T string | []byte](h uint64, data T) uint64 {
+	for i := range len(data) {
+		h = (h ^ uint64(data[i])) * fnvPrime
 	}
 	return h
 }
@@ -116,7 +146,7 @@ func writeSegment(name string, s *openSegment) error {
 		return entry{hashID(a.id), a.position}.compare(entry{hashID(b.id), b.position})
 	})
 	for _, e := range s.list {
-		if p := e.position; p.kind() != record.Task || p.isOfKey() {
+		if p := e.position; p.kind() != record.Task || !p.isOfID() {
 			entries = append(entries, e)
 		}
 	}
@@ -211,6 +241,36 @@ func (s *segment) find(hash uint64, found []position) ([]position, error) {
 	return found, err
 }
 
+// before adds the positions of entries with a hash that are before a position to found, the last ones
+// first and at most limit.
+func (s *segment) before(hash uint64, p position, limit int, found []position) ([]position, error) {
+	start := s.start + int64(s.tasks)*taskLen
+	e := make([]byte, entryLen)
+	var err error
+	end := sort.Search(s.entries, func(i int) bool {
+		if err == nil {
+			_, err = s.file.ReadAt(e, start+int64(i)*entryLen)
+		}
+		return entry{binary.LittleEndian.Uint64(e), position(binary.LittleEndian.Uint64(e[8:]))}.compare(entry{hash, p}) >= 0
+	})
+	from := max(0, end-limit)
+	block := make([]byte, (end-from)*entryLen)
+	if err == nil {
+		_, err = s.file.ReadAt(block, start+int64(from)*entryLen)
+	}
+	if err != nil {
+		return found, fmt.Errorf("%w: %w", errBadSegment, err)
+	}
+	for ; len(block) > 0; block = block[:len(block)-entryLen] {
+		last := block[len(block)-entryLen:]
+		if binary.LittleEndian.Uint64(last) != hash {
+			break
+		}
+		found = append(found, position(binary.LittleEndian.Uint64(last[8:])))
+	}
+	return found, nil
+}
+
 // scan calls match for each of count items with a hash, which are sorted by it. It reads each item into
 // buffer before it calls key or match.
 func (s *segment) scan(start int64, count, size int, hash uint64, buffer []byte, key func() uint64, match func()) (err error) {
@@ -303,6 +363,20 @@ func (s *openSegment) find(hash uint64, found []position) []position {
 		found = append(found, s.list[at-1].position)
 	}
 	slices.Reverse(found[from:])
+	return found
+}
+
+// before is segment.before.
+func (s *openSegment) before(hash uint64, p position, limit int, found []position) []position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.buildTable()
+	for at := *s.head(hash); at > 0 && limit > 0; at = s.previous[at-1] {
+		if e := s.list[at-1]; e.position < p {
+			found = append(found, e.position)
+			limit--
+		}
+	}
 	return found
 }
 
