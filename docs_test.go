@@ -166,7 +166,7 @@ func TestPagesNameExistingLogLines(t *testing.T) {
 	rows := logLine.FindAllStringSubmatch(table, -1)
 	for _, row := range rows {
 		for _, span := range codeSpan.FindAllStringSubmatch(row[1], -1) {
-			if !strings.Contains(code.String(), span[1]) && !strings.Contains(code.String(), strings.TrimPrefix(span[1], "fcm: ")) {
+			if !strings.Contains(code.String(), span[1]) {
 				t.Errorf("docs/troubleshooting.md: no code logs %q", span[1])
 			}
 		}
