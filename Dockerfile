@@ -4,7 +4,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X github.com/sluice-push/sluice/internal/buildinfo.commit=$(sh tools/commit.sh)" -o /gateway ./cmd/gateway && mkdir -p /empty/keys /empty/tmp
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X github.com/sluice-push/sluice/internal/buildinfo.commit=$(sh tools/commit.sh)" -o /gateway ./cmd/gateway && mkdir -p /empty/keys /empty/tmp /empty/var/lib/sluice
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

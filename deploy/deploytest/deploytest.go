@@ -146,11 +146,11 @@ type Mock struct {
 	CAFile             string   `json:"ca_file"`
 }
 
-// StartMock starts mock providers, which write their keys to dir.
-func StartMock(t *testing.T, gateway, dir string) (mock Mock) {
+// StartMock starts mock providers, which write their keys to dir. args are further flags.
+func StartMock(t *testing.T, gateway, dir string, args ...string) (mock Mock) {
 	t.Helper()
 	readyFile := filepath.Join(t.TempDir(), "ready.json")
-	p := Start(t, gateway, "mock", "--keys", dir, "--ready-file", readyFile)
+	p := Start(t, gateway, append([]string{"mock", "--keys", dir, "--ready-file", readyFile}, args...)...)
 	Until(t, func() bool {
 		text, err := os.ReadFile(readyFile)
 		return p.Exited() || err == nil && json.Unmarshal(text, &mock) == nil
@@ -159,4 +159,41 @@ func StartMock(t *testing.T, gateway, dir string) (mock Mock) {
 		t.Fatal(p.Output())
 	}
 	return mock
+}
+
+// BuildPrograms builds the gateway and, in the version that the gateway has embedded, the NATS server. It
+// returns their folder.
+func BuildPrograms(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for name, pkg := range map[string]string{"gateway": "./cmd/gateway", "nats-server": "github.com/nats-io/nats-server/v2"} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, name), pkg)
+		build.Dir = "../.."
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	return dir
+}
+
+// StartNATS starts a NATS server with JetStream and returns its URL.
+func StartNATS(t *testing.T, program string) (url string) {
+	t.Helper()
+	dir := t.TempDir()
+	p := Start(t, program, "--jetstream", "--store_dir", dir, "--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", dir)
+	Until(t, func() bool {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.ports")) // the pattern is valid
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			var found struct{ NATS []string }
+			if err == nil && json.Unmarshal(text, &found) == nil && len(found.NATS) > 0 {
+				url = found.NATS[0]
+			}
+		}
+		return url != "" || p.Exited()
+	}, "the NATS server listens")
+	if url == "" {
+		t.Fatal(p.Output())
+	}
+	return url
 }

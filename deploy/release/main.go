@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command release writes the files of a release: for each target an archive with the binary and its
-// SBOM, packages for Debian and Red Hat, an image for containers, and their checksums.
+// SBOM, packages for Debian and Red Hat, an image for containers, the Helm chart, and their checksums.
 // The same commit, version and Go version give the same bytes.
 package main
 
@@ -71,7 +71,7 @@ func run(version, source, out string, targets []string) error {
 			}
 		}
 	}
-	return errors.Join(r.writeImage(), r.writeChecksums())
+	return errors.Join(r.writeImage(), r.writeChart(), r.writeChecksums())
 }
 
 // semantic matches the versions that all package formats can express.

@@ -216,7 +216,7 @@ func TestChecksumsAreThoseOfAllFiles(t *testing.T) {
 		names = append(names, name)
 	}
 	want := []string{
-		"sluice-1.2.3-1." + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + ".rpm", "sluice_1.2.3_" + runtime.GOARCH + ".deb",
+		"sluice-1.2.3-1." + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + ".rpm", "sluice-1.2.3.tgz", "sluice_1.2.3_" + runtime.GOARCH + ".deb",
 		"sluice_1.2.3_image.tar", "sluice_1.2.3_" + testTarget.String() + ".cdx.json", "sluice_1.2.3_" + testTarget.String() + ".tar.gz",
 	}
 	slices.Sort(names)

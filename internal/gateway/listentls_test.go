@@ -241,13 +241,15 @@ func TestAdminListenerWithTLS(t *testing.T) {
 	s, a := newMockEnv(t), newAuthority(t)
 	a.issueServer()
 	h := s.start(t, "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0, tls: {"+a.block("")+"}}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
-	response, err := a.client("").Get(strings.Replace(h.adminURL, "http:", "https:", 1) + "/readyz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Error(response.Status)
+	for _, path := range []string{"/livez", "/readyz"} {
+		response, err := a.client("").Get(strings.Replace(h.adminURL, "http:", "https:", 1) + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Error(path, response.Status)
+		}
 	}
 }
 
