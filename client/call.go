@@ -54,7 +54,7 @@ func (c *call) run(ctx context.Context) (push.Receipt, error) {
 		return c.attempt(ctx, lease, request)
 	}
 	plain := *c.n
-	plain.Retry = nil // it limits attempts at the push service, not at gateways
+	plain.Retry, plain.DryRun = nil, false // it limits attempts at the push service, not at gateways, and they make the dry run
 	receipt := *c.executor.Do(ctx, &push.Call{Notification: &plain}, attempt)
 	if gatewayLost(receipt) && c.n.MayRetryUnknown() && ctx.Err() == nil {
 		receipt = mergeReceipts(receipt, *c.executor.Do(ctx, &push.Call{Notification: &plain}, attempt))

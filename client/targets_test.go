@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/sluice-push/sluice/client"
@@ -124,4 +125,34 @@ func ExampleClient_SendEach() {
 	// Output:
 	// delete 00aa…
 	// delete 00bb…
+}
+
+func TestDryRunIsNotSent(t *testing.T) {
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
+	n, targets := testTargets(2)
+	n.DryRun = true
+	receipts, err := c.SendEach(t.Context(), n, targets)
+	if err != nil || len(receipts) != 2 {
+		t.Fatalf("%d receipts, %v", len(receipts), err)
+	}
+	n.Token = token(0)
+	single, err := c.Send(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r, err := range c.SendBatch(t.Context(), slices.Values([]*push.Notification{n})) {
+		if err != nil {
+			t.Error(err)
+		}
+		receipts = append(receipts, r)
+	}
+	for i, r := range append(receipts, single) {
+		if r.Verdict != push.Accepted || r.DryRun == nil || fmt.Sprint(r.DryRun.Checked) != "[fields payload credential]" {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+	if requests, accepted := env.counts(); len(requests) != 0 || len(accepted) != 0 {
+		t.Errorf("%d requests, %d accepted", len(requests), len(accepted))
+	}
 }

@@ -30,6 +30,9 @@ func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	}
 	b = appendNonEmpty(b, "on_unknown", string(n.OnUnknown))
 	b = n.Retry.appendField(b)
+	if n.DryRun {
+		b = append(b, `"dry_run":true,`...)
+	}
 	if n.Strict {
 		b = append(b, `"strict":true,`...)
 	}

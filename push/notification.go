@@ -64,6 +64,9 @@ type Notification struct {
 	OnUnknown OnUnknown `json:"on_unknown,omitempty"`
 	// Retry can lower the number of attempts below the operator's limit; nil leaves the limit.
 	Retry *Retry `json:"retry,omitempty"`
+	// DryRun makes the gateway check the notification without sending it: see Receipt.DryRun. FCM
+	// validates it too. A dry run is not recorded in the history and not counted.
+	DryRun bool `json:"dry_run,omitempty"`
 	// Strict makes a warning an error, so that a notification with an unknown field is not sent.
 	Strict bool `json:"strict,omitempty"`
 

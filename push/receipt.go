@@ -30,10 +30,29 @@ type Receipt struct {
 	// was cancelled. If it is empty, the verdict determines the status.
 	State Status
 	Outcome
+	// DryRun is set if the notification was only checked; Outcome is then the result of the checks.
+	DryRun *DryRun
 	// Warnings are those of the notification.
 	Warnings []Warning
 	Attempts []Attempt
 }
+
+// DryRun is the result of a dry run.
+type DryRun struct {
+	// Checked is what was checked and found right. It is empty if a check failed.
+	Checked []DryRunCheck `json:"checked"`
+}
+
+// DryRunCheck is a part of a notification that a dry run checks.
+type DryRunCheck string
+
+// The checks of a dry run. Only the last one asks the provider.
+const (
+	CheckedFields     DryRunCheck = "fields"     // the fields, their combination and the target's format
+	CheckedPayload    DryRunCheck = "payload"    // the payload of the provider and its size
+	CheckedCredential DryRunCheck = "credential" // the gateway has a credential and can sign with it
+	CheckedProvider   DryRunCheck = "provider"   // the provider has validated the message and the target
+)
 
 // Reasons of notifications that were accepted into the queue and are not in it, although they have not
 // ended. Nothing was sent unless the receipt has attempts.
@@ -144,6 +163,7 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 		b = append(b, `"forget_token":true,`...)
 	}
 	b = appendTime(b, "dead_since", r.DeadSince)
+	b = r.DryRun.appendField(b)
 	b = appendWarnings(b, r.Warnings)
 	b = append(b, `"attempts":[`...)
 	for i := range r.Attempts {
@@ -153,6 +173,20 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 		b = r.Attempts[i].appendJSON(b)
 	}
 	return append(b, "]}"...)
+}
+
+func (d *DryRun) appendField(b []byte) []byte {
+	if d == nil {
+		return b
+	}
+	b = append(b, `"dry_run":{"checked":[`...)
+	for i, checked := range d.Checked {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendQuoted(b, string(checked))
+	}
+	return append(b, "]},"...)
 }
 
 func appendWarnings(b []byte, warnings []Warning) []byte {

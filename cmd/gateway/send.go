@@ -45,6 +45,7 @@ type sendCmd struct {
 	Priority    string            `enum:",high,normal,low" default:"" help:"high, normal or low."`
 	CollapseKey string            `help:"Replaces an earlier notification with the same key."`
 	TTL         *time.Duration    `name:"ttl" help:"How long the provider may try to deliver, such as 1h."`
+	DryRun      bool              `help:"Check the notification and the credential without sending. FCM validates it too."`
 	SendAt      string            `placeholder:"TIME" help:"When to send, such as +10m or 2026-12-31T23:59:59Z. The gateway must have a queue."`
 
 	Timeout time.Duration `default:"60s" help:"How long to wait for the receipt, or with --file for the next line to be accepted."`
@@ -60,6 +61,8 @@ func (sendCmd) Help() string {
 Prints the receipt. Exits with 0 if the provider accepted the notification and with 1 otherwise. With
 --send-at, exits with 0 once the notification is stored in the gateway's queue. With several --token flags,
 prints the receipts in their order, and exits with 0 if all of them are so.
+
+With --dry-run, nothing is delivered. The receipt says what was checked.
 
 To send many notifications, write one JSON object per line to a file, such as {"platform":"apns","token":"...","title":"Hi"}:
 
@@ -110,7 +113,7 @@ func (s sendCmd) singleRequest(p process) (*http.Request, error) {
 		return nil, err
 	}
 	request, err := s.newRequest(p, bytes.NewReader(body), "application/json")
-	if err == nil && s.SendAt != "" {
+	if err == nil && s.SendAt != "" && !s.DryRun {
 		request.Header.Set("Prefer", "respond-async")
 	}
 	return request, err
@@ -152,7 +155,7 @@ func (s sendCmd) notification() notification {
 		Platform: push.Platform(s.Platform),
 		Target:   push.Target{Topic: s.Topic, Condition: s.Condition, Installation: s.Installation},
 		Title:    s.Title, Subtitle: s.Subtitle, Body: s.Body, Image: s.Image, Sound: s.Sound, Badge: s.Badge, Data: s.Data, Tags: s.Tag,
-		Priority: push.Priority(s.Priority), CollapseKey: s.CollapseKey,
+		Priority: push.Priority(s.Priority), CollapseKey: s.CollapseKey, DryRun: s.DryRun,
 	}
 	if s.TTL != nil {
 		ttl := push.Duration(*s.TTL)

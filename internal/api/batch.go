@@ -234,7 +234,7 @@ func (b *batch) readProblem(err error) *problem {
 func (b *batch) addItem(index int, text []byte) *problem {
 	n, lists, key, p := decodeItem(text)
 	if p == nil {
-		p = cmp.Or(b.checkSendAt(n, b.async), b.access.checkTarget(n))
+		p = cmp.Or(b.checkMode(n, b.async), b.access.checkTarget(n))
 	}
 	if p != nil {
 		b.count++

@@ -61,13 +61,18 @@ func preferredWait(r *http.Request) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// checkSendAt rejects a send_at in the future for requests that are not queued.
-func (s *server) checkSendAt(n *push.Notification, async bool) *problem {
+// checkMode rejects what does not fit to the kind of the request: a dry run that would be queued, and a
+// send_at in the future for requests that are not queued.
+func (s *server) checkMode(n *push.Notification, async bool) *problem {
 	switch {
+	case async && n.DryRun:
+		return invalid("dry_run", "must be false with the header Prefer: respond-async, because nothing would be queued; without the header, the response has the result")
 	case async || n.SendAt.IsZero() || !n.SendAt.After(time.Now()):
 		return nil
 	case s.queue == nil:
 		return &problem{kind: needsQueue, field: "send_at", detail: "must not be in the future: scheduling needs a queue"}
+	case n.DryRun:
+		return nil
 	default:
 		return invalid("send_at", "must not be in the future without the header Prefer: respond-async, because the response would wait until then")
 	}

@@ -35,7 +35,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	}
 	n, lists, p := decode(body.Bytes())
 	if p == nil {
-		p = cmp.Or(s.checkSendAt(n, async), w.access.checkTarget(n))
+		p = cmp.Or(s.checkMode(n, async), w.access.checkTarget(n))
 	}
 	if p != nil {
 		return p

@@ -84,8 +84,12 @@ func (e entry) rename(text string) string {
 
 // expand returns a submission for each target of n, in order. They share the content of n, which must
 // have its app and time. A target to which nothing can be sent has a result instead of a notification.
-// lists is nil if n has one target.
+// lists is nil if n has one target. A dry run does not use the key, so that the notification can be sent
+// with it afterwards.
 func expand(n *push.Notification, lists *targetLists, key string, body []byte) []*submission {
+	if n.DryRun {
+		key = ""
+	}
 	if lists == nil {
 		n.ID = ids.next(n.AcceptedAt)
 		return []*submission{newSubmission(n, key, body)}

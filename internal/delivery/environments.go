@@ -61,9 +61,9 @@ func (e *Environments) commonRoute(calls []*push.Call) (common *Route) {
 	return common
 }
 
-// detects reports whether the environment of n's token is detected.
+// detects reports whether the environment of n's token is detected. A dry run cannot detect it.
 func (e *Environments) detects(n *push.Notification) bool {
-	return e.Cache != nil && n.Environment() == "" && n.Kind() == push.ToToken
+	return e.Cache != nil && !n.DryRun && n.Environment() == "" && n.Kind() == push.ToToken
 }
 
 // Check validates n without sending it. The error is a *push.FieldError.

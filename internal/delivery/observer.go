@@ -14,7 +14,8 @@ import (
 type Observer struct {
 	// Attempted is called after each attempt; number starts at 1.
 	Attempted func(n *push.Notification, number int, a *push.Attempt)
-	// Ended is called when a notification has its final outcome; took is the duration of Send.
+	// Ended is called when a notification has its final outcome; took is the duration of Send. It is not
+	// called after a dry run.
 	Ended func(n *push.Notification, r *push.Receipt, took time.Duration)
 	// RateLimited is called when the rate limiter does not allow an attempt immediately. wait is
 	// the time that n waited if admitted is true, and otherwise the time until a retry makes sense.
@@ -35,7 +36,7 @@ func (ob *Observer) attempted(n *push.Notification, number int, a *push.Attempt)
 }
 
 func (ob *Observer) ended(c *push.Call, start time.Time) {
-	if ob.Ended != nil {
+	if ob.Ended != nil && !c.DryRun {
 		ob.Ended(c.Notification, &c.Receipt, time.Since(start))
 	}
 }

@@ -28,7 +28,23 @@ const (
 //go:noinline
 func setReceipt(c *push.Call, o *push.Outcome, attempts ...push.Attempt) *push.Receipt {
 	c.Receipt = push.Receipt{ID: c.ID, Outcome: *o, Warnings: c.Warnings, Attempts: attempts}
+	if c.DryRun {
+		c.Receipt.DryRun = dryRunResult(o, len(attempts) > 0)
+	}
 	return &c.Receipt
+}
+
+// dryRunResult says what a dry run has checked. validated is true if the provider has validated the
+// notification.
+func dryRunResult(o *push.Outcome, validated bool) *push.DryRun {
+	d := &push.DryRun{Checked: []push.DryRunCheck{}}
+	if o.Verdict == push.Accepted {
+		d.Checked = append(d.Checked, push.CheckedFields, push.CheckedPayload, push.CheckedCredential)
+		if validated {
+			d.Checked = append(d.Checked, push.CheckedProvider)
+		}
+	}
+	return d
 }
 
 // refuse sets the receipt of a call that failed validation with err, and returns its address.

@@ -46,6 +46,9 @@ type Route struct {
 	Provider Provider
 	// Unregistered caches unregistered tokens; nil sends to them again.
 	Unregistered *UnregisteredCache
+	// AsksProvider is set if the requests for dry runs make the service validate and not deliver. Other
+	// dry runs end before the first attempt.
+	AsksProvider bool
 }
 
 // Send implements Sender. It returns when there is a final outcome. No wait in Send exceeds ctx's
@@ -61,7 +64,7 @@ func (r *Route) Send(ctx context.Context, c *push.Call) *push.Receipt {
 // routes.
 func (r *Route) send(ctx context.Context, c *push.Call, prior int) {
 	request, err := r.translate(c.Notification)
-	if o := r.endWithoutAttempt(c.Notification, err); o != nil {
+	if o := r.endWithoutAttempt(ctx, c.Notification, err); o != nil {
 		setReceipt(c, o)
 		return
 	}
@@ -131,8 +134,9 @@ func (r *Route) makeRequest(n *push.Notification, translate func() (*wire.Reques
 var errProviderPanic = errors.New("delivery: provider panicked (see the log for the stack)")
 
 // endWithoutAttempt returns the outcome of n if it needs no attempt: its translation has failed with
-// err, or its token is known to be unregistered. Otherwise it returns nil.
-func (r *Route) endWithoutAttempt(n *push.Notification, err error) *push.Outcome {
+// err, its token is known to be unregistered, or it is a dry run that does not ask the provider.
+// Otherwise it returns nil.
+func (r *Route) endWithoutAttempt(ctx context.Context, n *push.Notification, err error) *push.Outcome {
 	switch {
 	case errors.Is(err, errProviderPanic):
 		return &push.Outcome{Reason: reasonProviderPanic}
@@ -140,5 +144,18 @@ func (r *Route) endWithoutAttempt(n *push.Notification, err error) *push.Outcome
 		o := push.InvalidNotification(err)
 		return &o
 	}
-	return r.Unregistered.get(n)
+	if known := r.Unregistered.get(n); known != nil || !n.DryRun || r.AsksProvider {
+		return known
+	}
+	return r.endDryRun(ctx, n)
+}
+
+// endDryRun returns the outcome of a dry run that does not ask the provider. Only the credential is left
+// to check.
+func (r *Route) endDryRun(ctx context.Context, n *push.Notification) (o *push.Outcome) {
+	defer r.recoverPanic(n, func(push.Outcome) { o = &push.Outcome{Reason: reasonProviderPanic} })
+	if _, _, failed := r.Provider.Sign(ctx, n); failed != nil {
+		return failed
+	}
+	return &push.Outcome{Verdict: push.Accepted}
 }

@@ -54,7 +54,7 @@ func (b *batch) finishPanicked(calls []*push.Call) {
 }
 
 func (b *batch) send(ctx context.Context, calls []*push.Call) {
-	items := b.prepare(calls)
+	items := b.prepare(ctx, calls)
 	for len(items) > 0 {
 		run := items[:b.admit(ctx, items)]
 		if len(run) == 0 {
@@ -85,9 +85,9 @@ type item struct {
 	request *wire.Request
 }
 
-// prepare returns the calls that need an attempt. It ends the others: invalid calls, and those to
-// tokens that are known to be unregistered.
-func (b *batch) prepare(calls []*push.Call) []item {
+// prepare returns the calls that need an attempt. It ends the others: invalid calls, those to tokens
+// that are known to be unregistered, and dry runs that do not ask the provider.
+func (b *batch) prepare(ctx context.Context, calls []*push.Call) []item {
 	items := make([]item, 0, len(calls))
 	var done []*push.Call
 	var last item // that was translated
@@ -96,7 +96,7 @@ func (b *batch) prepare(calls []*push.Call) []item {
 		if err == nil {
 			last = item{c, request}
 		}
-		if o := b.endWithoutAttempt(c.Notification, err); o != nil {
+		if o := b.endWithoutAttempt(ctx, c.Notification, err); o != nil {
 			setReceipt(c, o)
 			done = append(done, c)
 			continue

@@ -93,6 +93,7 @@ func mappingTable(t *testing.T) string {
 		{`ttl: "0s"`, func(n *push.Notification) { n.TTL = &now }},
 		{`collapse_key: "c"`, func(n *push.Notification) { n.CollapseKey = "c" }},
 		{`collapse_key: "two words"`, func(n *push.Notification) { n.CollapseKey = "two words" }},
+		{`dry_run: true`, func(n *push.Notification) { n.DryRun = true }},
 		{`tags: ["a"]`, func(n *push.Notification) { n.Tags = []string{"a"} }},
 	}
 	var b strings.Builder

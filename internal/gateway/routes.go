@@ -125,7 +125,9 @@ func (b *builder) newFCMSender(app string, c *config.FCM, read *blockFiles) (del
 		return nil, err
 	}
 	return delivery.Lazy(sync.OnceValue(func() delivery.Sender {
-		return s.route(s.cred.fcm, &c.Retry, s.g.metrics.Route(app, push.FCM))
+		r := s.route(s.cred.fcm, &c.Retry, s.g.metrics.Route(app, push.FCM))
+		r.AsksProvider = true // with validate_only
+		return r
 	})), nil
 }
 

@@ -334,16 +334,22 @@ func (r recordingSender) SendAll(ctx context.Context, calls []*push.Call, ended 
 	})
 }
 
-// record records the results of calls in the history.
+// record records the results of calls in the history, except for dry runs.
 func (r recordingSender) record(ctx context.Context, calls []*push.Call) {
-	events, now := make([]push.Event, len(calls)), time.Now().UTC()
-	for i, c := range calls {
-		e := &events[i]
-		*e = newEvent(c.Notification, c.Receipt.Status(), now)
+	events, now := make([]push.Event, 0, len(calls)), time.Now().UTC()
+	for _, c := range calls {
+		if c.DryRun {
+			continue
+		}
+		events = append(events, newEvent(c.Notification, c.Receipt.Status(), now))
+		e := &events[len(events)-1]
 		e.Receipt = &c.Receipt
 		if e.Status == push.StatusUnregistered {
 			e.Target = &c.Target
 		}
+	}
+	if len(events) == 0 {
+		return
 	}
 	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), events...); err != nil {
 		if skipped, ok := r.storage.notRecorded.Allow(); ok {

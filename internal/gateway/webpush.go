@@ -55,6 +55,10 @@ func (o *originRouter) Send(ctx context.Context, c *push.Call) *push.Receipt {
 		return route.Send(ctx, c)
 	}
 	c.Receipt = push.Receipt{ID: c.ID, Outcome: outcome}
+	if c.DryRun {
+		c.Receipt.DryRun = &push.DryRun{Checked: []push.DryRunCheck{}}
+		return &c.Receipt
+	}
 	if o.observer.Ended != nil {
 		o.observer.Ended(c.Notification, &c.Receipt, time.Since(started))
 	}

@@ -66,7 +66,7 @@ func requestBody(n *push.Notification) ([]byte, error) {
 func openBody(n *push.Notification) jsonobj.Writer {
 	o := jsonobj.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
-	if n.FCM != nil && n.FCM.ValidateOnly {
+	if n.DryRun || n.FCM != nil && n.FCM.ValidateOnly {
 		o.Name("validate_only", "")
 		o.Bytes = append(o.Bytes, "true"...)
 	}
