@@ -66,6 +66,8 @@ func Render(source []byte, resolve func(destination string) string) (*Page, erro
 	err := ast.Walk(document, func(node ast.Node, entering bool) (ast.WalkStatus, error) {
 		if entering {
 			p.visit(node, source, resolve)
+		} else if node.Type() == ast.TypeBlock {
+			p.sections[len(p.sections)-1].text.WriteByte(' ')
 		}
 		return ast.WalkContinue, nil
 	})
@@ -100,7 +102,9 @@ func (p *Page) visit(node ast.Node, source []byte, resolve func(string) string) 
 		n.Destination = []byte(resolve(string(n.Destination)))
 	case *ast.Text:
 		current.text.Write(n.Segment.Value(source))
-		current.text.WriteByte(' ')
+		if n.SoftLineBreak() || n.HardLineBreak() {
+			current.text.WriteByte(' ')
+		}
 	case *ast.FencedCodeBlock:
 		current.text.Write(n.Lines().Value(source))
 	}

@@ -32,7 +32,7 @@ func TestLinksWorkUnderAnyPath(t *testing.T) {
 	got := files(t, map[string]string{
 		"README.md":     "# Contents\n\n## Guides\n\n* [First](a.md) and [folder](sub/)\n",
 		"a.md":          "# A\n\n[b](sub/b.md#two-words) [folder](sub/) [file](../go.mod) [out](https://example.com/x) ![p](p.svg)\n",
-		"sub/b.md":      "# B\n\n## Two words\n\n[a](../a.md) [self](#two-words) [contents](../README.md)\n",
+		"sub/b.md":      "# B\n\n## Two words\n\nset secret_file\nonce\n\n[a](../a.md) [self](#two-words) [contents](../README.md)\n",
 		"p.svg":         "<svg/>",
 		"sub/ignored.x": "",
 	})
@@ -44,7 +44,7 @@ func TestLinksWorkUnderAnyPath(t *testing.T) {
 		},
 		"sub/b.html":     {`<h2 id="two-words">`, `href="../a.html"`, `href="#two-words"`, `href="../index.html"`, `href="../style.css"`, `data-root="../"`},
 		"sub/index.html": {`<a href="../sub/b.html">B</a>`},
-		"search.js":      {`"href":"sub/b.html#two-words"`},
+		"search.js":      {`"href":"sub/b.html#two-words","text":"Two words set secret_file once a self contents"`},
 		"p.svg":          {"<svg/>"},
 	} {
 		for _, text := range want {
