@@ -76,6 +76,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/" && document.activeElement !== input) {
     event.preventDefault();
     input.focus();
+  } else if (event.key === "Enter" && document.activeElement === input) {
+    results.querySelector("a")?.click();
   } else if (event.key === "Escape") {
     results.hidden = true;
   }
