@@ -58,7 +58,6 @@ var packages = map[string]packageRule{
 	"internal/fairqueue":       {layer: 0},
 	"internal/testtool":        {layer: 0, why: "only tests import it"},
 	"internal/testwait":        {layer: 0, why: "only tests import it"},
-	"internal/identity":        {layer: 0, why: "the gateway passes the configuration in"},
 	"internal/loglimit":        {layer: 0},
 	"internal/panics":          {layer: 0},
 	"internal/proxy":           {layer: 0, why: "it knows no provider"},
@@ -79,6 +78,7 @@ var packages = map[string]packageRule{
 	"quota":                  {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
 	"internal/webhooks":      {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "internal/sleep", "push"}},
 	"internal/bench":         {layer: 4, mayImport: []string{"internal/load", "internal/report", "internal/sleep", "mockprovider"}, why: "it measures every gateway over HTTP, as it measures the peers"},
+	"internal/identity":      {layer: 1, mayImport: []string{"internal/sleep"}, why: "the gateway passes the configuration in"},
 	"internal/load":          {layer: 1, mayImport: []string{"internal/sleep"}, why: "it calls gateways as it calls peers, over HTTP"},
 
 	"zone":                             {layer: 2, mayImport: []string{"pool"}},

@@ -21,6 +21,9 @@ func (s *server) authenticate(w *response, r *http.Request) (*identity.Caller, *
 		return caller, nil
 	}
 	s.refused("none", refusal.Reason)
+	if refusal.RetryAfter > 0 {
+		return nil, &problem{kind: issuerUnavailable, field: "Authorization", detail: refusal.Detail, retryAfter: refusal.RetryAfter}
+	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
 	return nil, &problem{kind: unauthenticated, field: "Authorization", detail: refusal.Detail}
 }

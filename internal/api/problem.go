@@ -44,10 +44,11 @@ var (
 
 	unauthenticated = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated",
 		"The API key, token or certificate is missing or invalid"}
-	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The caller may not act for this app"}
-	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The caller lacks a scope"}
-	notFound         = kind{http.StatusNotFound, "not-found", "NotFound", "Not found"}
-	methodNotAllowed = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed",
+	issuerUnavailable = kind{http.StatusServiceUnavailable, "issuer-unavailable", "IssuerUnavailable", "The token cannot be verified at present"}
+	wrongApp          = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The caller may not act for this app"}
+	missingScope      = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The caller lacks a scope"}
+	notFound          = kind{http.StatusNotFound, "not-found", "NotFound", "Not found"}
+	methodNotAllowed  = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed",
 		"The method is not allowed"}
 	keyReused = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused",
 		"The Idempotency-Key was used with another body before"}

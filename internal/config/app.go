@@ -30,13 +30,16 @@ type ProxyBlock struct {
 	Proxy *Proxy
 }
 
-// Proxies returns the proxy block of the file and those of the apps, sorted by path.
+// Proxies returns the proxy block of the file, those of the token issuers and those of the apps.
 func (c *Config) Proxies() []ProxyBlock {
 	blocks := []ProxyBlock{{"proxy", &c.Proxy}}
 	add := func(path string, p *Proxy) {
 		if p != nil {
 			blocks = append(blocks, ProxyBlock{path + ".proxy", p})
 		}
+	}
+	for i := range c.Auth.OIDC {
+		add(fmt.Sprintf("auth.oidc[%d]", i), c.Auth.OIDC[i].Proxy)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Apps)) {
 		app, path := c.Apps[name], "apps."+name

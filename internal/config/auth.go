@@ -5,6 +5,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Auth names callers that are not limited to one app, and ways to identify callers other than the API
@@ -15,6 +16,8 @@ type Auth struct {
 	// Client certificates that identify callers, if they send no key and no token. They need
 	// tls.client_ca_file. The first entry that matches applies.
 	Certificates []AuthCertificate `name:"certificates"`
+	// OpenID Connect providers whose JSON Web Tokens identify callers.
+	OIDC []OIDC `name:"oidc"`
 }
 
 // AuthKey is an API key that may act for several apps.
@@ -53,11 +56,57 @@ type AuthCertificate struct {
 	Concurrency int `name:"concurrency" example:"100" default:"0" allowed:"0..1000000"`
 }
 
+// OIDC is an issuer of JSON Web Tokens. The gateway fetches its public keys in the background; while the
+// issuer does not respond, the known keys stay in use.
+type OIDC struct {
+	// The issuer, exactly as the claim iss of its tokens contains it.
+	Issuer URL `name:"issuer" example:"https://login.example.com/realms/push" required:"true"`
+	// Values of which the claim aud of a token must contain one.
+	Audience []string `name:"audience" example:"sluice" required:"true"`
+	// Where the issuer publishes its keys. Empty asks its discovery document,
+	// ISSUER/.well-known/openid-configuration.
+	JWKSURL URL `name:"jwks_url" example:"https://login.example.com/keys"`
+	// Allowed signature algorithms.
+	Algorithms []string `name:"algorithms" default:"RS256,ES256" allowed:"RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA"`
+	// How much the clocks of the issuer and of the gateway may differ.
+	ClockSkew time.Duration `name:"clock_skew" default:"30s" allowed:"0s..10m"`
+	// Claim that names the caller in logs.
+	NameClaim string `name:"name_claim" default:"sub" allowed:"/^.+$/the name of a claim"`
+	// What the holders of tokens may do. The first rule that matches a token applies.
+	Rules []OIDCRule `name:"rules"`
+	// Root certificates of the issuer to trust instead of those of the system, in PEM.
+	CAFile File   `name:"ca_file" example:"login-ca.pem"`
+	Proxy  *Proxy `name:"proxy"`
+}
+
+// OIDCRule says what the holders of some tokens of an issuer may do.
+type OIDCRule struct {
+	// Claim that must contain value, or a path with dots such as realm_access.roles. Empty matches every
+	// token.
+	Claim string `name:"claim" example:"groups"`
+	// The value: the whole text of the claim, one of its words, or an element of its list.
+	Value string `name:"value" example:"push-team"`
+	// Apps that the holders may act for; * is all of them. Required, except with the scope admin.
+	Apps []string `name:"apps" example:"shop"`
+	// Claim with names of apps. The holders may act for those of apps that it contains.
+	AppsClaim string `name:"apps_claim" example:"push_apps"`
+	// What the holders may do, as in auth.keys.
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|admin"`
+	// Claim with scopes. The holders have those of scopes that it contains.
+	ScopesClaim string `name:"scopes_claim" example:"scope"`
+	// What stands before each scope in scopes_claim.
+	ScopesPrefix string `name:"scopes_prefix" example:"sluice:"`
+	// As in apps.NAME.keys, for all holders together.
+	Rate Rate `name:"rate" example:"500/s"`
+	// As in apps.NAME.keys, for all holders together.
+	Concurrency int `name:"concurrency" example:"100" default:"0" allowed:"0..1000000"`
+}
+
 // AllApps stands for all apps in lists of apps.
 const AllApps = "*"
 
 // empty reports whether the block names no callers.
-func (a *Auth) empty() bool { return len(a.Keys) == 0 && len(a.Certificates) == 0 }
+func (a *Auth) empty() bool { return len(a.Keys) == 0 && len(a.Certificates) == 0 && len(a.OIDC) == 0 }
 
 func (d *decoder) validateAuth(cfg *Config) {
 	a := &cfg.Auth
@@ -80,6 +129,31 @@ func (d *decoder) validateAuth(cfg *Config) {
 			d.fail(path, "needs tls.client_ca_file, the authority of the certificates")
 		}
 		d.validateGrant(cfg, path, c.Apps, c.Scopes)
+	}
+}
+
+func (d *decoder) validateOIDC(cfg *Config) {
+	for i, o := range cfg.Auth.OIDC {
+		path := fmt.Sprintf("auth.oidc[%d]", i)
+		if slices.ContainsFunc(cfg.Auth.OIDC[:i], func(other OIDC) bool { return other.Issuer == o.Issuer && o.Issuer != "" }) {
+			d.fail(path+".issuer", "is that of another block: put the rules into one")
+		}
+		if len(o.Algorithms) == 0 {
+			d.fail(path+".algorithms", "must hold one at least")
+		}
+		if len(o.Rules) == 0 {
+			d.fail(path+".rules", "required: without a rule its tokens allow nothing")
+		}
+		for j, r := range o.Rules {
+			rule := fmt.Sprintf("%s.rules[%d]", path, j)
+			if (r.Claim == "") != (r.Value == "") {
+				d.fail(rule, "needs claim and value, or neither for every token")
+			}
+			if r.ScopesPrefix != "" && r.ScopesClaim == "" {
+				d.fail(rule+".scopes_prefix", "needs scopes_claim")
+			}
+			d.validateGrant(cfg, rule, r.Apps, r.Scopes)
+		}
 	}
 }
 

@@ -54,6 +54,7 @@ tls: {cert_file: a.pem, key_file: a.key, client_ca_file: ca.pem}
 auth:
   keys: [{name: ops, hash: "`+strings.Replace(hash, "sha256:9", "sha256:1", 1)+`", apps: ["*"]}]
   certificates: [{name: orders, apps: [shop]}]
+  oidc: [{issuer: "https://login.example.com", audience: [sluice], rules: [{claim: groups, value: ops, apps: [shop], scopes_claim: scope}]}]
 proxy: {url: "https://proxy.internal:3128"}
 queue: {`+queue+`}
 retry: {rules: [{}]}

@@ -23,6 +23,7 @@ func (d *decoder) validate(cfg *Config) {
 	}
 	d.validateNATS(&cfg.Queue.NATS)
 	d.validateAuth(cfg)
+	d.validateOIDC(cfg)
 	for _, block := range cfg.TLSBlocks() {
 		d.validateTLS(block.Path, block.TLS)
 	}

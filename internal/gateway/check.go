@@ -70,6 +70,7 @@ func localChecks(snap *snapshot) []Check {
 	checks = append(checks, tlsChecks(snap)...)
 	checks = append(checks, timeoutChecks(snap.cfg)...)
 	checks = append(checks, proxyChecks(snap)...)
+	checks = append(checks, issuerChecks(snap)...)
 	checks = append(checks, storageChecks(snap.cfg)...)
 	return append(checks, apnsChecks(snap.cfg)...)
 }
@@ -279,6 +280,9 @@ func fileRefs(cfg *config.Config) (refs []fileRef) {
 			add(fmt.Sprintf("%swebhooks[%d].secret_file", path, i), w.SecretFile, true)
 			add(fmt.Sprintf("%swebhooks[%d].ca_file", path, i), w.CAFile, false)
 		}
+	}
+	for i, o := range cfg.Auth.OIDC {
+		add(fmt.Sprintf("auth.oidc[%d].ca_file", i), o.CAFile, false)
 	}
 	add("queue.nats.credentials_file", cfg.Queue.NATS.CredentialsFile, true)
 	add("queue.nats.nkey_file", cfg.Queue.NATS.NKeyFile, true)

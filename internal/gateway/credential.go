@@ -68,6 +68,7 @@ type files struct {
 	proxies      cache[proxyKey, proxy.Proxy]
 	tokenClients cache[transportKey, http.Client]
 	listeners    cache[listenerKey, tls.Config]
+	issuers      cache[issuerKey, tokenIssuer]
 	fileProxy    *proxy.Proxy // of the block proxy; nil without one
 }
 
@@ -78,11 +79,13 @@ func (f *files) init(previous *files) {
 	f.proxies.init(&previous.proxies)
 	f.tokenClients.init(&previous.tokenClients)
 	f.listeners.init(&previous.listeners)
+	f.issuers.init(&previous.issuers)
 }
 
 // release forgets the files of the previous configuration, or this one would keep what it does not use.
 func (f *files) release() {
 	f.roots.previous, f.credentials.previous, f.proxies.previous, f.tokenClients.previous, f.listeners.previous = nil, nil, nil, nil, nil
+	f.issuers.previous = nil
 }
 
 // credentialKey is what a credential is made from.

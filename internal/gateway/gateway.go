@@ -79,7 +79,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	snap.users.Store(1)
 	g.current.Store(snap)
 	g.metrics.WatchServices(g.metricsServices)
-	g.metrics.WatchKeys(g.keyExpiries)
+	g.metrics.WatchCallers(g.keyExpiries, g.issuerStatuses)
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
 		g.metrics.WatchStorageHealth(g.storage.health)

@@ -7,16 +7,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/metrics"
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // newAuthenticator returns what identifies the callers of a configuration. The limits of callers continue
-// with those of previous, which may be nil.
-func newAuthenticator(cfg *config.Config, previous *identity.Authenticator) (*identity.Authenticator, error) {
+// with those of previous, which may be nil. issuers are those of auth.oidc.
+func newAuthenticator(cfg *config.Config, issuers []*tokenIssuer, previous *identity.Authenticator) (*identity.Authenticator, error) {
 	apps := slices.Sorted(maps.Keys(cfg.Apps))
 	c := identity.Config{Apps: apps, Previous: previous}
 	for _, app := range apps {
@@ -38,7 +41,97 @@ func newAuthenticator(cfg *config.Config, previous *identity.Authenticator) (*id
 			Name: cert.Name, Apps: expandApps(cert.Apps, apps), Scopes: scopes(cert.Scopes), Limit: callerLimit(cert.Rate, cert.Concurrency),
 		})
 	}
+	for i, o := range cfg.Auth.OIDC {
+		rules := identity.IssuerRules{Issuer: issuers[i].Issuer, NameClaim: o.NameClaim}
+		for _, r := range o.Rules {
+			rules.Rules = append(rules.Rules, identity.TokenRule{
+				Claim: r.Claim, Value: r.Value, Apps: expandApps(r.Apps, apps), AppsClaim: r.AppsClaim, Scopes: scopes(r.Scopes),
+				ScopesClaim: r.ScopesClaim, ScopesPrefix: r.ScopesPrefix, Limit: callerLimit(r.Rate, r.Concurrency),
+			})
+		}
+		c.Issuers = append(c.Issuers, rules)
+	}
 	return identity.New(c)
+}
+
+// issuerKey is what an issuer of tokens is made from. An issuer that does not change keeps its keys.
+type issuerKey struct {
+	url, jwksURL, audiences, algorithms string
+	clockSkew                           time.Duration
+	transport                           transportKey
+}
+
+// tokenIssuer is an issuer of tokens and its background work. Snapshots share it.
+type tokenIssuer struct {
+	*identity.Issuer
+	start  func()
+	cancel context.CancelFunc
+}
+
+// end ends the background work.
+func (i *tokenIssuer) end() { i.cancel() }
+
+// tokenIssuers returns the issuers of a configuration.
+func (g *Gateway) tokenIssuers(cfg *config.Config, f *files) (issuers []*tokenIssuer, err error) {
+	for n, o := range cfg.Auth.OIDC {
+		issuer, err := g.tokenIssuer(fmt.Sprintf("auth.oidc[%d]", n), &o, f)
+		if err != nil {
+			return nil, err
+		}
+		issuers = append(issuers, issuer)
+	}
+	return issuers, nil
+}
+
+func (g *Gateway) tokenIssuer(path string, o *config.OIDC, f *files) (*tokenIssuer, error) {
+	roots, err := f.rootCAs(path, o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	p, err := f.proxy(path+".proxy", o.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	transport := transportKey{roots, p}
+	key := issuerKey{string(o.Issuer), string(o.JWKSURL), strings.Join(o.Audience, "\x00"), strings.Join(o.Algorithms, "\x00"), o.ClockSkew, transport}
+	return f.issuers.get(key, func() (*tokenIssuer, error) {
+		issuer := identity.NewIssuer(identity.IssuerConfig{
+			URL: string(o.Issuer), JWKSURL: string(o.JWKSURL), Audiences: o.Audience, Algorithms: o.Algorithms, ClockSkew: o.ClockSkew,
+			Client: f.tokenClient(transport), Logger: g.log,
+		})
+		ctx, cancel := context.WithCancel(context.Background())
+		start := func() {
+			g.background.start(func(all context.Context) error {
+				defer context.AfterFunc(all, cancel)()
+				return panics.Restart(ctx, g.log, "keys of token issuer "+string(o.Issuer), issuer.Run)
+			})
+		}
+		return &tokenIssuer{issuer, sync.OnceFunc(start), cancel}, nil
+	})
+}
+
+// issuerChecks returns a check for each issuer of tokens.
+func issuerChecks(snap *snapshot) (checks []Check) {
+	for n, issuer := range snap.issuers {
+		key := fmt.Sprintf("auth.oidc[%d]", n)
+		checks = append(checks, Check{Key: key, Verify: func(ctx context.Context) (string, error) {
+			keys, err := issuer.Verify(ctx)
+			if err != nil {
+				return "", fmt.Errorf("the keys of the issuer cannot be fetched: %w", err)
+			}
+			return fmt.Sprintf("%s publishes %d keys", snap.cfg.Auth.OIDC[n].Issuer, keys), nil
+		}})
+	}
+	return checks
+}
+
+// issuerStatuses returns the state of the issuers of tokens, for the metrics.
+func (g *Gateway) issuerStatuses() (all []metrics.Issuer) {
+	for _, issuer := range g.current.Load().issuers {
+		s := issuer.Status()
+		all = append(all, metrics.Issuer{URL: s.URL, FetchedAt: s.FetchedAt, Failures: s.Failures})
+	}
+	return all
 }
 
 // scopes parses the scopes of a configuration, which has only known ones.

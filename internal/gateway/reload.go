@@ -193,6 +193,11 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 			changes = append(changes, "webhook "+name+": restarted at its checkpoint")
 		}
 	}
+	for i, issuer := range next.issuers {
+		if i < len(old.issuers) && old.issuers[i] != issuer {
+			changes = append(changes, fmt.Sprintf("auth.oidc[%d]: fetches its keys again", i))
+		}
+	}
 	for i, block := range next.cfg.TLSBlocks() {
 		if old.tls[i] != next.tls[i] {
 			changes = append(changes, block.Path+": new certificates")

@@ -102,7 +102,8 @@ func TestNoSecretLeaks(t *testing.T) {
 	d.addEnvSecrets(t, s)
 	sts := httptest.NewTLSServer(s.tokenServer(t))
 	defer sts.Close()
-	g, err := gateway.New(parse(t, s.fullConfig(t, d, sts)), d.logger())
+	issuer := newTokenIssuer(t)
+	g, err := gateway.New(parse(t, issuer.authBlock(t, "{apps: [shop], scopes: [send]}")+s.fullConfig(t, d, sts)), d.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +128,14 @@ func TestNoSecretLeaks(t *testing.T) {
 		}
 	}
 	d.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
+	for name, claims := range map[string]map[string]any{
+		"a token": nil, "an expired token": {"exp": 1}, "a token for another audience": {"aud": "x"}, "a token of another issuer": {"iss": "https://x.example.com"},
+	} {
+		token := issuer.token(t, claims)
+		d.secrets[name], d.secrets["the signature of "+name] = token, token[strings.LastIndexByte(token, '.')+1:]
+		d.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", token, fcmNotification)
+		d.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", token[:len(token)-1], fcmNotification)
+	}
 	for _, path := range []string{
 		"GET /v1/status", "GET /readyz", "GET /healthz", "GET /openapi.yaml", "GET /v1/apps/shop/notifications/CANARY", "DELETE /v1/apps/shop/notifications/CANARY",
 		"GET /v1/apps/shop/events?after=CANARY", "GET /v1/apps/CANARY/events", "POST /v1/apps/CANARY/notifications", "GET /CANARY", "PUT /v1/status?CANARY",

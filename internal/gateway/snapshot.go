@@ -29,6 +29,7 @@ type snapshot struct {
 	apple         map[string]*apnsApp    // by app
 	webhooks      map[string]*appWebhook // by name
 	auth          *identity.Authenticator
+	issuers       []*tokenIssuer // of auth.oidc
 	api           *api.Handler
 	tls           [2]*tls.Config // of the API and the admin listener; nil for plain HTTP
 
@@ -125,19 +126,25 @@ func (g *Gateway) start(snap, old *snapshot) {
 			s.start()
 		}
 	}
+	for _, i := range snap.issuers {
+		i.start()
+	}
 	snap.runWebhooks(g.storage, old)
 }
 
 // part is what snapshots share. end ends its background work.
 type part interface{ end() }
 
-// parts returns the services and routers.
+// parts returns the services, routers and issuers of tokens.
 func (snap *snapshot) parts() (all []part) {
 	for _, s := range snap.services {
 		all = append(all, s.service)
 	}
 	for _, o := range snap.originRouters {
 		all = append(all, o)
+	}
+	for _, i := range snap.issuers {
+		all = append(all, i)
 	}
 	return all
 }

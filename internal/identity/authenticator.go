@@ -19,6 +19,8 @@ type Config struct {
 	Keys []Key
 	// Certificates are the client certificates that identify callers.
 	Certificates []CertificateRule
+	// Issuers are the issuers of tokens, each once.
+	Issuers []IssuerRules
 	// Previous is the authenticator that this one replaces. The limits of credentials that both have
 	// continue. It may be nil.
 	Previous *Authenticator
@@ -29,6 +31,7 @@ type Authenticator struct {
 	apps         []string
 	keys         keyring
 	certificates []*certificate
+	tokens       *tokens // nil without issuers
 	counters     map[limitKey]*Limits
 	previous     map[limitKey]*Limits // nil after New
 }
@@ -60,6 +63,7 @@ func New(cfg Config) (*Authenticator, error) {
 	for _, rule := range cfg.Certificates {
 		a.addCertificate(rule)
 	}
+	a.addIssuers(cfg.Issuers)
 	a.previous = nil
 	return a, nil
 }
@@ -118,14 +122,18 @@ func (a *Authenticator) Authenticate(r *http.Request) (*Caller, *Refusal) {
 	}
 	credential = strings.TrimSpace(credential)
 	var buf [128]byte // avoids an allocation
-	return a.bearer(r, credential, sha256.Sum256(append(buf[:0], credential...)))
+	sum := sha256.Sum256(append(buf[:0], credential...))
+	if a.tokens != nil && looksLikeToken(credential) {
+		return a.token(r, credential, sum)
+	}
+	return a.bearer(sum)
 }
 
 // mustBeKey is the detail of a request without a known API key.
 const mustBeKey = "must be Bearer and an API key of this app (gateway key creates one; its hash goes into the configuration)"
 
-// bearer returns the holder of an API key or token.
-func (a *Authenticator) bearer(_ *http.Request, _ string, sum [sha256.Size]byte) (*Caller, *Refusal) {
+// bearer returns the holder of the API key with this hash.
+func (a *Authenticator) bearer(sum [sha256.Size]byte) (*Caller, *Refusal) {
 	key := a.keys.find(sum)
 	if key == nil {
 		return nil, &Refusal{Reason: "unknown_key", Detail: mustBeKey}

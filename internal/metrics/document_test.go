@@ -110,9 +110,9 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m.Route("shop", push.APNs).Throttled(&push.Notification{}) // the series exist from the first event on
 		m.Request("/livez", 200)
 		m.Refused("key", "rate")
-		m.WatchKeys(func() []metrics.KeyExpiry {
+		m.WatchCallers(func() []metrics.KeyExpiry {
 			return []metrics.KeyExpiry{{App: "shop", Key: "backend", ExpiresAt: time.Now()}}
-		})
+		}, func() []metrics.Issuer { return []metrics.Issuer{{URL: "https://login.example.com"}} })
 		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })
 		m.Reloaded(true)
 		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {

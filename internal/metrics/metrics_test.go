@@ -273,14 +273,18 @@ func TestCallersAndKeys(t *testing.T) {
 	m.Refused("key", "rate")
 	m.Refused("none", "unknown_key")
 	m.Refused("none", "unknown_key")
-	m.WatchKeys(func() []metrics.KeyExpiry {
+	m.WatchCallers(func() []metrics.KeyExpiry {
 		return []metrics.KeyExpiry{{App: "shop", Key: "backend", ExpiresAt: time.Unix(1900000000, 0)}, {Key: "ops", ExpiresAt: time.Unix(1900000001, 0)}}
+	}, func() []metrics.Issuer {
+		return []metrics.Issuer{{URL: "https://login.example.com", FetchedAt: time.Unix(1900000002, 0), Failures: 3}}
 	})
 	expectLines(t, m,
 		`sluice_callers_refused_total{kind="key",reason="rate"} 1`,
 		`sluice_callers_refused_total{kind="none",reason="unknown_key"} 2`,
 		`sluice_key_expiry_timestamp_seconds{app="shop",key="backend"} 1.9e+09`,
 		`sluice_key_expiry_timestamp_seconds{app="",key="ops"} 1.900000001e+09`,
+		`sluice_oidc_keys_fetched_timestamp_seconds{issuer="https://login.example.com"} 1.900000002e+09`,
+		`sluice_oidc_fetch_failures_total{issuer="https://login.example.com"} 3`,
 	)
 }
 

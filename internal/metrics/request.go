@@ -54,25 +54,52 @@ type KeyExpiry struct {
 	ExpiresAt time.Time
 }
 
-// keyCollector exports when API keys expire.
-type keyCollector struct {
-	desc *prometheus.Desc
-	keys func() []KeyExpiry
+// Issuer is the state of the keys of an issuer of tokens.
+type Issuer struct {
+	URL       string
+	FetchedAt time.Time // zero before the first success
+	Failures  int64
 }
 
-// WatchKeys sets the function that returns the API keys that expire. It must be called at most once.
-func (m *Metrics) WatchKeys(keys func() []KeyExpiry) {
-	desc := prometheus.NewDesc("sluice_key_expiry_timestamp_seconds",
-		"When an API key expires, in Unix time. Keys without expires_at have none; app is empty for a key in auth.keys.", []string{"app", "key"}, nil)
-	m.registry.MustRegister(keyCollector{desc, keys})
+var issuerReadings = []reading[Issuer]{
+	gauge("sluice_oidc_keys_fetched_timestamp_seconds", "When the keys of an issuer of tokens were last fetched, in Unix time; 0: not yet.", []string{"issuer"},
+		func(i Issuer) float64 { return unixSeconds(i.FetchedAt) }),
+	{prometheus.NewDesc("sluice_oidc_fetch_failures_total", "Failed attempts to fetch the keys of an issuer of tokens.", []string{"issuer"}, nil),
+		prometheus.CounterValue, func(i Issuer) float64 { return float64(i.Failures) }},
+}
+
+var keyExpiry = gauge("sluice_key_expiry_timestamp_seconds",
+	"When an API key expires, in Unix time. Keys without expires_at have none; app is empty for a key in auth.keys.", []string{"app", "key"},
+	func(k KeyExpiry) float64 { return unixSeconds(k.ExpiresAt) })
+
+// callerCollector exports the state of what identifies callers.
+type callerCollector struct {
+	keys    func() []KeyExpiry
+	issuers func() []Issuer
+}
+
+// WatchCallers sets the functions that return the API keys that expire, and the issuers of tokens. It must
+// be called at most once.
+func (m *Metrics) WatchCallers(keys func() []KeyExpiry, issuers func() []Issuer) {
+	m.registry.MustRegister(callerCollector{keys, issuers})
 }
 
 // Describe implements prometheus.Collector.
-func (c keyCollector) Describe(to chan<- *prometheus.Desc) { to <- c.desc }
+func (c callerCollector) Describe(to chan<- *prometheus.Desc) {
+	to <- keyExpiry.desc
+	for _, r := range issuerReadings {
+		to <- r.desc
+	}
+}
 
 // Collect implements prometheus.Collector.
-func (c keyCollector) Collect(to chan<- prometheus.Metric) {
+func (c callerCollector) Collect(to chan<- prometheus.Metric) {
 	for _, k := range c.keys() {
-		to <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(k.ExpiresAt.Unix()), k.App, k.Key)
+		keyExpiry.send(to, k, k.App, k.Key)
+	}
+	for _, issuer := range c.issuers() {
+		for _, r := range issuerReadings {
+			r.send(to, issuer, issuer.URL)
+		}
 	}
 }
