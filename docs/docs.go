@@ -7,5 +7,5 @@ import "embed"
 
 // FS has the pages in Markdown, and their pictures. README.md is the table of contents.
 //
-//go:embed *.md *.svg decisions reference runbooks
+//go:embed *.md *.svg *.png decisions reference runbooks
 var FS embed.FS

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/console"
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/mockprovider"
@@ -72,6 +73,9 @@ func (d devCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
+	trafficCtx, stopTraffic := context.WithCancel(p)
+	defer stopTraffic()
+	g.SetDev(&console.Dev{Key: key, Mock: &devMock{ctx: trafficCtx, mock: services, gateway: g}})
 	info := readyInfo{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demoApp, Ready: mockInfo}
 	if err := d.announce(p, file, info); err != nil {
 		return err
@@ -224,6 +228,7 @@ func (d devCmd) banner(file string, info readyInfo) string {
 	return fmt.Sprintf(`
   Sluice is running with mock providers.
 
+    console  %s/console/   (shows what happens; sends tests; makes the mocks fail)
     API      %s
     admin    %s/metrics%s
     ledger   %s   (requests that the mock providers received)
@@ -244,7 +249,7 @@ func (d devCmd) banner(file string, info readyInfo) string {
 
   Press Ctrl-C to drain and exit.
 
-`, info.URL, info.AdminURL, note, info.Ledger, file, info.App, info.Key, info.URL, info.App, exampleToken, info.URL)
+`, info.AdminURL, info.URL, info.AdminURL, note, info.Ledger, file, info.App, info.Key, info.URL, info.App, exampleToken, info.URL)
 }
 
 // exampleToken is a device token for the mock. The mock treats every token as registered unless it

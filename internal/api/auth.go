@@ -20,6 +20,9 @@ func (s *server) authenticate(w *response, r *http.Request) (*identity.Caller, *
 	if refusal == nil {
 		return caller, nil
 	}
+	if caller, ok := r.Context().Value(callerKey{}).(*identity.Caller); ok { // from WithCaller
+		return caller, nil
+	}
 	s.refused("none", refusal.Reason)
 	if refusal.RetryAfter > 0 {
 		return nil, &problem{kind: issuerUnavailable, field: "Authorization", detail: refusal.Detail, retryAfter: refusal.RetryAfter}

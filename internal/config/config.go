@@ -33,8 +33,9 @@ type Config struct {
 	// from them is X-Forwarded-For believed, which gives the address of the caller in the log.
 	TrustedProxies []Network `name:"trusted_proxies"`
 	// TLS of the API. Clients choose HTTP/2 or HTTP/1.1.
-	TLS   TLS   `name:"tls"`
-	Admin Admin `name:"admin"`
+	TLS     TLS     `name:"tls"`
+	Admin   Admin   `name:"admin"`
+	Console Console `name:"console"`
 	// Zone that this gateway runs in. Clients prefer gateways in their own zone; /v1/status shows
 	// it.
 	Zone string `name:"zone" example:"tokyo-a" restart:"true" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
@@ -69,6 +70,16 @@ type Admin struct {
 	SocketMode string `name:"socket_mode" restart:"true" default:"0660" allowed:"/^0[0-7]{3}$/a file mode in octal, such as 0660"`
 	// TLS of the admin listener. With client_ca_file, Prometheus and probes need a certificate.
 	TLS TLS `name:"tls"`
+}
+
+// Console configures the web console at /console/ of the admin listener. It shows the live traffic,
+// finds notifications, and sends tests. Everyone signs in with an API key, and sees what that key may
+// see.
+type Console struct {
+	// Turn the console off.
+	Off bool `name:"off" default:"false"`
+	// How long a sign-in lasts. It also ends when the key is removed or the gateway restarts.
+	SessionLifetime time.Duration `name:"session_lifetime" default:"12h" allowed:"1m..168h"`
 }
 
 // TLS configures TLS 1.2 and later for a listener. The files are read again when their contents

@@ -58,7 +58,8 @@ func TestDefaults(t *testing.T) {
 	cfg := parse(t, shopConfig)
 	want := config.Config{
 		Listen: "127.0.0.1:8080", SocketMode: "0660",
-		Admin: config.Admin{Listen: "127.0.0.1:9090", SocketMode: "0660"},
+		Admin:   config.Admin{Listen: "127.0.0.1:9090", SocketMode: "0660"},
+		Console: config.Console{SessionLifetime: 12 * time.Hour},
 		Pool: config.Pool{
 			Size: 8, MaxAge: 10 * time.Minute, IdleTimeout: 30 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin", MaxEjected: 0.5,
 			Breaker: config.Breaker{

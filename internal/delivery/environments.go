@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
 )
 
 // Environments sends the notifications of one app to a provider with separate environments. A
@@ -73,6 +74,15 @@ func (e *Environments) Check(n *push.Notification) error {
 		return err
 	}
 	return route.Check(n)
+}
+
+// Translate returns the request of the environment that n names, or of the default.
+func (e *Environments) Translate(n *push.Notification) (*wire.Request, error) {
+	route, err := e.route(n)
+	if err != nil {
+		return nil, err
+	}
+	return route.Translate(n)
 }
 
 func (e *Environments) route(n *push.Notification) (*Route, error) {

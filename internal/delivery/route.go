@@ -63,7 +63,7 @@ func (r *Route) Send(ctx context.Context, c *push.Call) *push.Receipt {
 // send is Send without the Ended callback. prior is the number of earlier attempts at c on other
 // routes.
 func (r *Route) send(ctx context.Context, c *push.Call, prior int) {
-	request, err := r.translate(c.Notification)
+	request, err := r.Translate(c.Notification)
 	if o := r.endWithoutAttempt(ctx, c.Notification, err); o != nil {
 		setReceipt(c, o)
 		return
@@ -98,12 +98,12 @@ func sign(r *wire.Request, f wire.Field) *wire.Request {
 
 // Check validates n without sending it. The error of an invalid notification is a *push.FieldError.
 func (r *Route) Check(n *push.Notification) error {
-	_, err := r.translate(n)
+	_, err := r.Translate(n)
 	return err
 }
 
-// translate returns the provider's request for n with the attempt timeout.
-func (r *Route) translate(n *push.Notification) (*wire.Request, error) {
+// Translate returns the provider's request for n with the attempt timeout, without the credential.
+func (r *Route) Translate(n *push.Notification) (*wire.Request, error) {
 	n.Warnings = nil // those of an earlier validation
 	return r.makeRequest(n, func() (*wire.Request, error) { return r.Provider.Translate(n) })
 }
@@ -113,7 +113,7 @@ func (r *Route) translate(n *push.Notification) (*wire.Request, error) {
 func (r *Route) translateLike(last item, c *push.Call) (*wire.Request, error) {
 	provider, ok := r.Provider.(Retargeter)
 	if !ok || c.Content == nil || last.Call == nil || last.Content != c.Content {
-		return r.translate(c.Notification)
+		return r.Translate(c.Notification)
 	}
 	c.Warnings = slices.Clip(last.Warnings)
 	return r.makeRequest(c.Notification, func() (*wire.Request, error) {

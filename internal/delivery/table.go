@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
 )
 
 // Sender sends the notifications of one app on one platform. Route is a Sender; other Senders have
@@ -20,6 +21,9 @@ type Sender interface {
 	// calls that have ended. It is called by several goroutines and must not keep the slice.
 	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
 	Check(n *push.Notification) error
+	// Translate returns the request for n without its credential, and sends nothing. The error of an
+	// invalid notification is a *push.FieldError.
+	Translate(n *push.Notification) (*wire.Request, error)
 }
 
 var (
@@ -41,6 +45,9 @@ func (l Lazy) SendAll(ctx context.Context, calls []*push.Call, ended func([]*pus
 
 // Check implements Sender.
 func (l Lazy) Check(n *push.Notification) error { return l().Check(n) }
+
+// Translate implements Sender.
+func (l Lazy) Translate(n *push.Notification) (*wire.Request, error) { return l().Translate(n) }
 
 // Table holds the Senders by app and platform. It must not be changed after first use.
 type Table map[string]map[push.Platform]Sender
@@ -75,6 +82,8 @@ func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
 type refusal struct{ err *push.FieldError }
 
 func (r refusal) Check(*push.Notification) error { return r.err }
+
+func (r refusal) Translate(*push.Notification) (*wire.Request, error) { return nil, r.err }
 
 func (r refusal) Send(_ context.Context, c *push.Call) *push.Receipt {
 	return refuse(c, r.err)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/console"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/metrics"
@@ -38,6 +39,8 @@ type Gateway struct {
 	joined       atomic.Bool  // has had its share of the quotas, or joinTimeout has passed
 	draining     atomic.Bool
 	drainStarted chan struct{} // closed when draining starts
+
+	dev *console.Dev // nil except in gateway dev
 
 	background *tasks // of the services and the admin server; the storage has its own
 

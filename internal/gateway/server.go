@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/console"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/identity"
 )
@@ -50,6 +51,7 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/status", g.handleStatus)
 	mux.HandleFunc("GET /readyz", g.handleReady)
 	mux.HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {}) // for probes without a client certificate
+	mux.Handle(console.Path, g.newConsole())
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/mutex", mutexProfile)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

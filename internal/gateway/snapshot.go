@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
 )
 
 // snapshot is everything that is built from one configuration: routes, the services that they
@@ -62,6 +63,14 @@ func (g *Gateway) SendAll(ctx context.Context, calls []*push.Call, ended func([]
 
 // Check reports whether n is valid. Its error is a *push.FieldError.
 func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Sender(n).Check(n) }
+
+// Translate returns the request for n without its credential. The error of an invalid notification is
+// a *push.FieldError.
+func (g *Gateway) Translate(n *push.Notification) (*wire.Request, error) {
+	snap := g.acquire()
+	defer snap.release()
+	return snap.table.Sender(n).Translate(n)
+}
 
 // acquire returns the current snapshot. The caller releases it. If its last user has left it
 // meanwhile, a newer one is current by now.

@@ -81,6 +81,12 @@ func (o *originRouter) Check(n *push.Notification) error {
 	return err
 }
 
+// Translate returns the request for n.
+func (o *originRouter) Translate(n *push.Notification) (*wire.Request, error) {
+	n.Warnings = nil
+	return o.provider.Translate(n)
+}
+
 // route returns the route to n's push service, or an outcome that says why there is none.
 func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delivery.Route, push.Outcome) {
 	origin, err := o.provider.Origin(n)

@@ -5,26 +5,11 @@ package report
 import (
 	"cmp"
 	_ "embed"
-	"html/template"
 	"slices"
 )
 
-// uPlot draws the charts in the browser: https://github.com/leeoniya/uPlot, copied without changes.
-//
-//go:embed uplot/uPlot.iife.min.js
-var uPlot string
-
-//go:embed uplot/uPlot.min.css
-var uPlotStyle string
-
-//go:embed uplot/LICENSE
-var uPlotLicense string
-
 //go:embed charts.js
 var chartScript string
-
-// chartLibrary is the code of uPlot with its licence, which must be in every copy.
-func chartLibrary() template.JS { return template.JS("/*\n" + uPlotLicense + "\n*/\n" + uPlot) }
 
 // chartedReport is what charts.js draws.
 type chartedReport struct {

@@ -10,6 +10,8 @@ import (
 	"io"
 	"math"
 	"strings"
+
+	"github.com/sluice-push/sluice/internal/report/uplot"
 )
 
 //go:embed page.html
@@ -55,9 +57,9 @@ type page struct {
 // Page writes the report as one self-contained HTML page.
 func (r *Report) Page(w io.Writer) error {
 	return pages.ExecuteTemplate(w, "page", page{
-		Style: template.CSS(uPlotStyle + styleText), Title: "Load test, " + r.Start.Format("2 January 2006 15:04"), Report: r, Tiles: r.tiles(),
+		Style: template.CSS(uplot.Style + styleText), Title: "Load test, " + r.Start.Format("2 January 2006 15:04"), Report: r, Tiles: r.tiles(),
 		Verdicts: r.verdictLines(), Reasons: r.reasonLines(), Latency: r.latencyLines(),
-		Library: chartLibrary(), Script: template.JS(chartScript), Charts: r.charted(),
+		Library: template.JS(uplot.Script()), Script: template.JS(chartScript), Charts: r.charted(),
 	})
 }
 

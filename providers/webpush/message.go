@@ -24,9 +24,9 @@ type message struct {
 	Data     map[string]string `json:"data,omitempty"`
 }
 
-// plaintext returns what is to be encrypted: the sender's payload unchanged, or one made from the
+// Plaintext returns what Translate encrypts: the payload of the sender unchanged, or one made from the
 // common fields.
-func plaintext(n *push.Notification) ([]byte, error) {
+func Plaintext(n *push.Notification) ([]byte, error) {
 	text, field := []byte(nil), "webpush.payload"
 	switch err := checkFields(n); {
 	case err != nil:

@@ -180,7 +180,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := plaintext(n)
+	text, err := Plaintext(n)
 	if err != nil {
 		return nil, err
 	}
