@@ -32,14 +32,15 @@ type benchCmd struct {
 	Duration time.Duration `default:"30s" help:"How long to measure."`
 	WarmUp   time.Duration `default:"5s" help:"How long to send before measuring."`
 
-	Dev       bool           `xor:"ready,url" help:"Start mock providers and a gateway as separate processes for the test."`
-	ReadyFile string         `xor:"ready" placeholder:"FILE" help:"File that gateway dev or gateway mock wrote (their --ready-file)."`
-	URL       string         `name:"url" xor:"url" help:"Base URL of the gateway. The default is $GATEWAY_URL, unless --dev or --ready-file names one."`
-	Key       string         `help:"API key with the scopes send and read. The default is $SLUICE_KEY or $GATEWAY_KEY, unless --dev or --ready-file names one. Prefer the environment variable: other users of the machine can see flags."`
-	App       []string       `help:"App to send for. Repeatable: the calls go to the apps in turn."`
-	API       string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"API to use: sluice, gorush or pushsphere."`
-	HTTP2     bool           `name:"http2" help:"Make the calls over HTTP/2 (without TLS if the URL is http). Calls share connections."`
-	Pid       map[string]int `placeholder:"NAME=PID" help:"Process on this machine whose CPU time and memory to report. Repeatable."`
+	Dev       bool   `xor:"ready,url" help:"Start mock providers and a gateway as separate processes for the test."`
+	ReadyFile string `xor:"ready" placeholder:"FILE" help:"File that gateway dev or gateway mock wrote (their --ready-file)."`
+	URL       string `name:"url" xor:"url" help:"Base URL of the gateway. The default is $GATEWAY_URL, unless --dev or --ready-file names one."`
+	Key       string `help:"API key with the scopes send and read. The default is $SLUICE_KEY or $GATEWAY_KEY, unless --dev or --ready-file names one. Prefer the environment variable: other users of the machine can see flags."`
+	tlsFlags
+	App   []string       `help:"App to send for. Repeatable: the calls go to the apps in turn."`
+	API   string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"API to use: sluice, gorush or pushsphere."`
+	HTTP2 bool           `name:"http2" help:"Make the calls over HTTP/2 (without TLS if the URL is http). Calls share connections."`
+	Pid   map[string]int `placeholder:"NAME=PID" help:"Process on this machine whose CPU time and memory to report. Repeatable."`
 
 	Mock     string `placeholder:"FILE" help:"With --dev: configuration of the mock providers, as for gateway mock -c."`
 	Apps     int    `default:"1" placeholder:"N" help:"With --dev: number of apps, with the same credentials. The calls go to the apps in turn."`
@@ -122,6 +123,9 @@ func (b benchCmd) loadConfig() (loadbench.Config, error) {
 		cfg.Processes = append(cfg.Processes, loadbench.Process{Name: name, PID: b.Pid[name]})
 	}
 	var err error
+	if cfg.TLS, err = b.config(); err != nil {
+		return cfg, err
+	}
 	if b.Mix != "" {
 		cfg.Mix, err = loadbench.ReadMix(b.Mix)
 	}

@@ -36,6 +36,8 @@ type cli struct {
 	Mock       mockCmd       `cmd:"" help:"Run only the mock providers, for tests of other programs."`
 	Check      checkCmd      `cmd:"" help:"Check a configuration and the connections to its providers."`
 	Audit      auditCmd      `cmd:"" help:"Verify that every queued notification has ended once or is still waiting."`
+	Status     statusCmd     `cmd:"" help:"Print the state of a running gateway."`
+	Top        topCmd        `cmd:"" help:"Show the state of a running gateway in a terminal, refreshed every second."`
 	Send       sendCmd       `cmd:"" help:"Send one notification through a gateway, or a file of notifications."`
 	Bench      benchCmd      `cmd:"" help:"Run a load test against a gateway."`
 	Key        keyCmd        `cmd:"" help:"Create an API key and its hash, or a key pair for Web Push."`

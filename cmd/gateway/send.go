@@ -21,7 +21,7 @@ import (
 )
 
 type sendCmd struct {
-	URL string `name:"url" env:"GATEWAY_URL" default:"http://127.0.0.1:8080" help:"Base URL of the gateway."`
+	target
 	Key string `env:"SLUICE_KEY,GATEWAY_KEY" required:"" help:"API key with the scope send. Prefer the environment variable: other users of the machine can see flags."`
 	App string `required:"" help:"App to send for."`
 
@@ -49,6 +49,9 @@ type sendCmd struct {
 	SendAt      string            `placeholder:"TIME" help:"When to send, such as +10m or 2026-12-31T23:59:59Z. The gateway must have a queue."`
 
 	Timeout time.Duration `default:"60s" help:"How long to wait for the receipt, or with --file for the next line to be accepted."`
+
+	client *http.Client
+	base   *url.URL
 }
 
 // Help returns the description and examples.
@@ -74,7 +77,10 @@ every line was accepted. After an interruption, run the same command to continue
 }
 
 // Run sends the notification and prints its receipt.
-func (s sendCmd) Run(p process) error {
+func (s sendCmd) Run(p process) (err error) {
+	if s.client, s.base, err = s.connect(); err != nil {
+		return err
+	}
 	if s.File != "" {
 		if !reflect.DeepEqual(s.notification(), notification{Notification: new(push.Notification)}) {
 			return usageError{errors.New("send: --file cannot be combined with flags for a notification")}
@@ -88,7 +94,7 @@ func (s sendCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	response, err := sendClient.Do(request)
+	response, err := s.client.Do(request)
 	if err != nil {
 		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
 			return fmt.Errorf("send: no response from %s: %w", s.URL, err)
@@ -102,10 +108,6 @@ func (s sendCmd) Run(p process) error {
 	}
 	return printReceipt(p, response, text)
 }
-
-// sendClient follows no redirects: a gateway does not redirect, and the notification is for the gateway
-// only.
-var sendClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 func (s sendCmd) singleRequest(p process) (*http.Request, error) {
 	body, err := json.Marshal(s.notification())
@@ -129,11 +131,7 @@ func (s sendCmd) batchRequest(ctx context.Context, body io.Reader) (*http.Reques
 }
 
 func (s sendCmd) newRequest(ctx context.Context, body io.Reader, contentType string, path ...string) (*http.Request, error) {
-	base, err := url.Parse(s.URL)
-	if err != nil || base.Host == "" {
-		return nil, usageError{fmt.Errorf("send: --url %q: must be a URL such as http://127.0.0.1:8080", s.URL)}
-	}
-	target := base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications").JoinPath(path...)
+	target := s.base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications").JoinPath(path...)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), body)
 	if err != nil {
 		return nil, usageError{err}

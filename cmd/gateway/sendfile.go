@@ -22,6 +22,7 @@ import (
 // of the lines prevent duplicates.
 type fileSender struct {
 	process
+	client   *http.Client
 	request  func(ctx context.Context, body io.Reader) (*http.Request, error)
 	timeout  time.Duration // maximum time without progress
 	file     *os.File
@@ -44,7 +45,7 @@ func (s sendCmd) runFile(p process) error {
 		return usageError{fmt.Errorf("send: --file %s: must be a regular file, because sending resumes in it after a broken connection", s.File)}
 	}
 	f := &fileSender{
-		process: p, timeout: s.Timeout, file: file, size: info.Size(), keys: lineKeys{info.Name(), s.As},
+		process: p, client: s.client, timeout: s.Timeout, file: file, size: info.Size(), keys: lineKeys{info.Name(), s.As},
 		window: newWindow(), progress: newProgress(p.stderr, info.Size()),
 		request: func(ctx context.Context, body io.Reader) (*http.Request, error) { return s.batchRequest(ctx, body) },
 	}
@@ -121,7 +122,7 @@ func (f *fileSender) sendRest() error {
 
 // readReceipts sends the request and reads the receipts while the body is written.
 func (f *fileSender) readReceipts(request *http.Request) error {
-	response, err := sendClient.Do(request)
+	response, err := f.client.Do(request)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/term"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/configsource"
@@ -177,9 +178,5 @@ func newLogger(p process, c config.Log) *slog.Logger {
 // isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(file.Fd()))
 }

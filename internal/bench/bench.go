@@ -7,6 +7,7 @@ package bench
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -50,6 +51,8 @@ type Config struct {
 	MaxConnections        int
 	// HTTP2 makes the calls over HTTP/2. It costs this process much more CPU time than HTTP/1.1.
 	HTTP2 bool
+	// TLS configures https connections to the gateway; nil trusts the system's authorities.
+	TLS *tls.Config
 	// Ledger and Script are the URLs of the mock's ledger and fault script. Empty means unknown:
 	// without Ledger the report has no comparison.
 	Ledger, Script string
@@ -166,7 +169,7 @@ func newLoadTest(c Config) (*loadTest, error) {
 	t.recorder = newRecorder(start.Add(c.WarmUp), c.Duration)
 	t.recorder.warmUp = c.WarmUp
 	t.generator = load.Generator{
-		URL: c.URL, Key: c.Key, Apps: c.Apps, API: c.API, HTTP2: c.HTTP2, Append: mix.append, Rate: c.Rate, Duration: c.WarmUp + c.Duration, Batch: c.Batch,
+		URL: c.URL, Key: c.Key, Apps: c.Apps, API: c.API, HTTP2: c.HTTP2, TLS: c.TLS, Append: mix.append, Rate: c.Rate, Duration: c.WarmUp + c.Duration, Batch: c.Batch,
 		MaxConnections: c.MaxConnections, Timeout: c.Timeout, DrainTimeout: c.DrainTimeout, Recorder: t.recorder, Start: start,
 	}
 	if c.Rate == 0 {

@@ -32,7 +32,7 @@ func (t *loadTest) pollStatus(ctx context.Context) {
 	if t.API != "sluice" {
 		return
 	}
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: t.TLS.Clone()}}
 	defer client.CloseIdleConnections()
 	for {
 		if s, err := t.fetchStatus(ctx, client); err == nil {

@@ -64,6 +64,16 @@ func (o *outage) observe(ended func(*push.Notification, *push.Receipt, time.Dura
 	}
 }
 
+// status returns the outage, or nil while the provider is available.
+func (o *outage) status() *OutageStatus {
+	if !o.active.Load() {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return &OutageStatus{Since: o.normalAt.UTC().Truncate(time.Second), Cause: o.cause, Affected: o.failed.Load() - o.normalFailed}
+}
+
 // watch checks the provider every second until ctx ends.
 func (o *outage) watch(ctx context.Context) error {
 	ticker := time.NewTicker(outageCheckInterval)

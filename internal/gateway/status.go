@@ -49,6 +49,17 @@ type ServiceStatus struct {
 	// RejectionRate is the fraction of notifications, from 0 to 1, that the throttler rejects
 	// because the provider is down.
 	RejectionRate float64 `json:"rejection_rate"`
+	// Outage is set while the provider is unavailable for the credential.
+	Outage *OutageStatus `json:"outage,omitempty"`
+}
+
+// OutageStatus describes the outage of a provider, as the log lines provider unavailable and provider
+// recovered do.
+type OutageStatus struct {
+	Since time.Time `json:"since"`
+	Cause string    `json:"cause"`
+	// Affected is the number of sends that failed since then.
+	Affected uint64 `json:"affected"`
 }
 
 // Status returns the current state of the gateway.
@@ -74,6 +85,7 @@ func (s *usedService) status() ServiceStatus {
 	s.mu.Unlock()
 	return ServiceStatus{
 		Apps: s.paths, Pool: u.pool.Status(), Quota: s.limiter.status(), AdaptiveLimit: u.pool.LimitStatus(), RejectionRate: u.throttler.RejectionRate(),
+		Outage: u.outage.status(),
 	}
 }
 

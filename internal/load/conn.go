@@ -21,6 +21,7 @@ import (
 type conn struct {
 	address string
 	timeout time.Duration
+	tls     *tls.Config // nil for the default
 
 	nc        net.Conn
 	reader    *bufio.Reader
@@ -47,7 +48,11 @@ func (c *conn) ensureOpen(ctx context.Context) error {
 	}
 	dialer := net.Dialer{Timeout: 5 * time.Second}
 	if base.Scheme == "https" {
-		secure := tls.Dialer{NetDialer: &dialer, Config: &tls.Config{NextProtos: []string{"http/1.1"}}}
+		secure := tls.Dialer{NetDialer: &dialer, Config: c.tls.Clone()}
+		if secure.Config == nil {
+			secure.Config = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		secure.Config.NextProtos = []string{"http/1.1"}
 		c.nc, err = secure.DialContext(ctx, "tcp", authority(base, "443"))
 	} else {
 		c.nc, err = dialer.DialContext(ctx, "tcp", authority(base, "80"))

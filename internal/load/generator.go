@@ -8,6 +8,7 @@ package load
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"sync"
 	"time"
 )
@@ -26,6 +27,8 @@ type Generator struct {
 	Async bool
 	// HTTP2 makes the calls over HTTP/2, without TLS if URL is http. Calls share connections.
 	HTTP2 bool
+	// TLS configures https connections; nil trusts the system's authorities.
+	TLS *tls.Config
 
 	// Append appends notification i in the format of the API.
 	Append func(b []byte, i int) []byte
@@ -146,7 +149,7 @@ func (g Generator) newPool() (*workerPool, error) {
 		return nil, err
 	}
 	if g.HTTP2 {
-		p.transport = newHTTP2Transport()
+		p.transport = newHTTP2Transport(g.TLS)
 	}
 	return p, nil
 }

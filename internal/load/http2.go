@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/url"
 	"time"
@@ -22,8 +23,8 @@ type http2Caller struct {
 }
 
 // newHTTP2Transport returns a transport that opens another connection when one has no free stream.
-func newHTTP2Transport() *http.Transport {
-	t := &http.Transport{Protocols: new(http.Protocols)}
+func newHTTP2Transport(secure *tls.Config) *http.Transport {
+	t := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: secure.Clone()}
 	t.Protocols.SetHTTP2(true)
 	t.Protocols.SetUnencryptedHTTP2(true)
 	return t

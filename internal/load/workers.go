@@ -82,7 +82,7 @@ func (p *workerPool) submit(i int, due time.Duration) {
 func (p *workerPool) newWorker() *worker {
 	w := &worker{workerPool: p, calls: make(chan call, 1)}
 	if p.transport == nil {
-		w.conn = &conn{address: p.URL, timeout: p.Timeout}
+		w.conn = &conn{address: p.URL, timeout: p.Timeout, tls: p.TLS}
 	} else {
 		w.conn = &http2Caller{address: p.URL, timeout: p.Timeout, transport: p.transport}
 	}
