@@ -30,7 +30,7 @@ func openImage(t *testing.T) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close()
 	dir := t.TempDir()
 	unpack(t, file, dir)
 	outer, err := layout.ImageIndexFromPath(dir)
@@ -70,7 +70,7 @@ func unpackImage(t *testing.T, image v1.Image) (root string) {
 	t.Helper()
 	root = t.TempDir()
 	files := mutate.Extract(image)
-	defer files.Close() //nolint:errcheck // only read
+	defer files.Close()
 	unpack(t, files, root)
 	return root
 }
@@ -195,7 +195,7 @@ func body(t *testing.T, request *http.Request) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close() //nolint:errcheck // only read
+	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ func run(version, source, out string, targets []string) error {
 	if r.binaries, err = os.MkdirTemp("", "sluice-release-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(r.binaries) //nolint:errcheck // a temporary folder
+	defer func() { _ = os.RemoveAll(r.binaries) }()
 	for _, t := range r.targets {
 		for _, write := range []func(target) error{r.build, r.writeArchive, r.writeSBOM, r.writePackages} {
 			if err := write(t); err != nil {

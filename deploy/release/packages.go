@@ -42,7 +42,7 @@ func (r *release) writePackage(t target, format string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close() //nolint:errcheck // after an error
+	defer file.Close()
 	if err := packager.Package(info, file); err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"helm.sh/helm/v3/pkg/chart/loader"
 
 	"github.com/sluice-push/sluice/deploy/deploytest"
 )
@@ -115,7 +116,7 @@ func unpackGzip(t *testing.T, pattern string) (dir string, names []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close()
 	text, err := gzip.NewReader(file)
 	if err != nil {
 		t.Fatal(err)
@@ -290,6 +291,31 @@ func TestSBOMIsValid(t *testing.T) {
 	if main := bom.Metadata.Component; main.Name != "github.com/sluice-push/sluice" || main.Version != "v"+testVersion {
 		t.Errorf("%s %s", main.Name, main.Version)
 	}
+}
+
+func TestChartHasVersionAndAllFiles(t *testing.T) {
+	chart, err := loader.LoadFile(released(t, "*.tgz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chart.Metadata.Version != testVersion || chart.Metadata.AppVersion != testVersion || chart.Schema == nil || len(chart.Templates) < 10 {
+		t.Errorf("version %s, %d templates", chart.Metadata.Version, len(chart.Templates))
+	}
+	for _, file := range chart.Files { // links in the repository
+		name, found := strings.CutPrefix(file.Name, "files/")
+		if want, err := filepath.Glob(repository + "/deploy/*/" + name); found && (err != nil || len(want) != 1 || string(file.Data) != string(read(t, want[0]))) {
+			t.Errorf("%s: %d bytes, want those of %v, %v", file.Name, len(file.Data), want, err)
+		}
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func TestWrongVersionsAndTargets(t *testing.T) {

@@ -36,7 +36,7 @@ func (r *release) writeSBOM(t target) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close() //nolint:errcheck // after an error
+	defer file.Close()
 	if err := cdx.NewBOMEncoder(file, cdx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
 		return err
 	}
