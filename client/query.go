@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sluice-push/sluice/pool"
@@ -46,23 +47,37 @@ func (c *Client) Notifications(ctx context.Context, q push.Query) iter.Seq2[push
 	}
 }
 
+// Stats counts the notifications of the app that have ended. The gateway must have a queue, and the key
+// needs the scope read. The error is an *Error.
+func (c *Client) Stats(ctx context.Context, q push.StatsQuery) (stats push.Stats, err error) {
+	var by []string
+	for _, property := range q.By {
+		by = append(by, string(property))
+	}
+	err = c.get(ctx, "stats"+parameters(map[string]string{"tag": q.Tag, "since": formatTime(q.Since), "until": formatTime(q.Until), "by": strings.Join(by, ",")}), &stats)
+	return stats, err
+}
+
 func searchParameters(q *push.Query) string {
+	limit := ""
+	if q.Limit != 0 {
+		limit = strconv.Itoa(q.Limit)
+	}
+	return parameters(map[string]string{
+		"tag": q.Tag, "status": strings.Join(statusStrings(q.Statuses), ","), "platform": string(q.Platform), "since": formatTime(q.Since),
+		"until": formatTime(q.Until), "limit": limit, "cursor": q.Cursor,
+	})
+}
+
+// parameters returns the query of a URL with the values that are not empty.
+func parameters(values map[string]string) string {
 	v := url.Values{}
-	set := func(name, value string) {
+	for name, value := range values {
 		if value != "" {
 			v.Set(name, value)
 		}
 	}
-	set("tag", q.Tag)
-	set("platform", string(q.Platform))
-	set("since", formatTime(q.Since))
-	set("until", formatTime(q.Until))
-	set("cursor", q.Cursor)
-	if q.Limit != 0 {
-		v.Set("limit", strconv.Itoa(q.Limit))
-	}
-	v["status"] = statusStrings(q.Statuses)
-	if len(v.Encode()) == 0 {
+	if len(v) == 0 {
 		return ""
 	}
 	return "?" + v.Encode()

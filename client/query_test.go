@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -40,6 +41,15 @@ func TestNotificationsYieldsAllPages(t *testing.T) {
 	}
 	if fmt.Sprint(found) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", found, want)
+	}
+	var stats push.Stats
+	testwait.Until(t, func() bool {
+		var err error
+		stats, err = c.Stats(t.Context(), push.StatsQuery{Tag: "x", Since: started, By: []push.StatsBy{push.ByStatus, push.ByHour}})
+		return err != nil || stats.Total == 6
+	}, "all notifications have ended")
+	if len(stats.Counts) == 0 || stats.Counts[0].Status != push.StatusAccepted || stats.Counts[0].Hour.IsZero() || stats.Latency == nil {
+		t.Errorf("%+v", stats)
 	}
 	_, err := c.Search(t.Context(), push.Query{Tag: "no tag", Statuses: []push.Status{push.StatusAccepted}})
 	problem, ok := errors.AsType[*client.Error](err)

@@ -206,6 +206,7 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(toSend, s.batch)))
 	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Read, s.find)))
 	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(identity.Send, s.cancel)))
+	r.Get("/v1/apps/{app}/stats", handle(s.authorize(identity.Read, s.stats)))
 	r.Get("/v1/apps/{app}/events", handle(s.authorize(identity.Events, s.events)))
 	r.Get("/v1/apps/{app}/channels", handle(s.authorize(identity.Read, s.listChannels)))
 	r.Post("/v1/apps/{app}/channels", handle(s.authorize(identity.Channels, s.createChannel)))

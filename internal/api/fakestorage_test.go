@@ -34,6 +34,8 @@ type fakeStorage struct {
 	news    chan struct{} // closed by the next event
 	readers int
 	query   push.Query // of the last search
+
+	statsQuery push.StatsQuery // of the last call of Stats
 }
 
 var (
@@ -160,6 +162,19 @@ func (f *fakeStorage) Search(_ context.Context, app string, q push.Query) (push.
 	default:
 		return push.Page{}, push.ErrInvalidCursor
 	}
+}
+
+func (f *fakeStorage) Stats(_ context.Context, app string, q push.StatsQuery) (push.Stats, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.statsQuery = q
+	if q.Tag == "cluster" {
+		return push.Stats{}, push.ErrNotSearchable
+	}
+	now, latency := time.Now().UTC(), &push.Latency{P50: 1, P95: 2, P99: 3.5}
+	return push.Stats{Since: now, Until: now, Total: 3, Latency: latency, Counts: []push.Count{
+		{Hour: now.Truncate(time.Hour), Status: push.StatusRefused, Reason: "BadDeviceToken", Platform: push.APNs, Count: 3, Latency: latency},
+	}}, f.err
 }
 
 func (f *fakeStorage) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {

@@ -31,7 +31,26 @@ func (s *server) list(w *response, r *http.Request) *problem {
 	return writeJSON(w, http.StatusOK, page)
 }
 
-// listProblem returns the problem for an error of Search.
+// stats handles GET /v1/apps/{app}/stats. It returns how many notifications have ended, and how.
+func (s *server) stats(w *response, r *http.Request) *problem {
+	if s.history == nil {
+		return &problem{kind: needsQueue, detail: "statistics need a queue, which records the history of all notifications"}
+	}
+	params, q := params{given: r.URL.Query()}, push.StatsQuery{}
+	q.Tag = params.tag()
+	q.Since, q.Until = params.timeRange(time.Now())
+	q.By = params.by()
+	if p := params.finish(); p != nil {
+		return p
+	}
+	stats, err := s.history.Stats(r.Context(), w.app, q)
+	if err != nil {
+		return s.listProblem(r, err)
+	}
+	return writeJSON(w, http.StatusOK, stats)
+}
+
+// listProblem returns the problem for an error of Search or Stats.
 func (s *server) listProblem(r *http.Request, err error) *problem {
 	switch {
 	case errors.Is(err, push.ErrNotSearchable):
@@ -119,6 +138,21 @@ func (p *params) statuses(name string) (statuses []push.Status) {
 		statuses = append(statuses, push.Status(value))
 	}
 	return statuses
+}
+
+// statsBy are the values of the parameter by.
+var statsBy = []push.StatsBy{push.ByStatus, push.ByReason, push.ByPlatform, push.ByHour}
+
+func (p *params) by() (by []push.StatsBy) {
+	for _, value := range p.list("by") {
+		if !slices.Contains(statsBy, push.StatsBy(value)) {
+			p.refuse("by", "must be one or more of status, reason, platform, hour")
+		}
+		if !slices.Contains(by, push.StatsBy(value)) {
+			by = append(by, push.StatsBy(value))
+		}
+	}
+	return by
 }
 
 const timeRule = `must be an RFC 3339 time such as "2026-12-31T23:59:59Z", or a minus sign and a duration before now such as "-90m" or "-24h"`

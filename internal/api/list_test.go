@@ -82,3 +82,35 @@ func TestInvalidSearchNamesParameter(t *testing.T) {
 	direct := newTestAPI(t)
 	direct.wantProblem(direct.request("GET", singlePath, "", readHeader), http.StatusNotImplemented, "needs-queue")
 }
+
+func TestStatsPassesParameters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts, store := newTestAPIWithStorage(t)
+		for query, want := range map[string]push.StatsQuery{
+			"": {},
+			"?tag=a&since=-24h&by=hour,status&by=status": {Tag: "a", Since: time.Now().Add(-24 * time.Hour), By: []push.StatsBy{push.ByHour, push.ByStatus}},
+		} {
+			w := ts.request("GET", statsPath+query, "", readHeader)
+			var stats push.Stats
+			if err := json.Unmarshal(w.Body.Bytes(), &stats); err != nil || w.Code != http.StatusOK || stats.Total != 3 || stats.Counts[0].Latency.P99 != 3.5 {
+				t.Errorf("%s: %d %s %v", query, w.Code, w.Body, err)
+			}
+			if diff := cmp.Diff(want, store.statsQuery); diff != "" {
+				t.Errorf("%s: %s", query, diff)
+			}
+		}
+		if w := ts.request("GET", statsPath, ""); w.Code != http.StatusForbidden {
+			t.Errorf("without the scope read: %d", w.Code)
+		}
+		for query, field := range map[string]string{"?by=" + canary: "by", "?tag=%20": "tag", "?since=x": "since", "?status=accepted": "status"} {
+			if p := ts.wantProblem(ts.request("GET", statsPath+query, "", readHeader), http.StatusBadRequest, "invalid-parameter"); p.Field != field {
+				t.Errorf("%s: %+v", query, p)
+			}
+		}
+		ts.wantProblem(ts.request("GET", statsPath+"?tag=cluster", "", readHeader), http.StatusNotImplemented, "not-searchable")
+		store.err = errors.New("down")
+		ts.wantProblem(ts.request("GET", statsPath, "", readHeader), http.StatusServiceUnavailable, "queue-unavailable")
+	})
+}
+
+const statsPath = "/v1/apps/shop/stats"

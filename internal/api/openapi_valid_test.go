@@ -253,6 +253,11 @@ func TestResponsesMatchOpenAPI(t *testing.T) {
 		}
 		check(direct, one, "GET", singlePath, "", read)
 		check(queued, one, "GET", singlePath, "")
+		const statsPath = "/v1/apps/{app}/stats"
+		for _, query := range []string{"", "?tag=cluster", "?by=none"} {
+			check(queued, statsPath, "GET", "/v1/apps/shop/stats"+query, "", read)
+		}
+		check(direct, statsPath, "GET", "/v1/apps/shop/stats", "", read)
 		check(queued, "/v1/apps/{app}/events", "GET", feedPath+"?type=none", "", read)
 		check(queued, "/v1/status", "GET", "/v1/status", "", read)
 		for _, path := range []string{"/livez", "/readyz", "/healthz", "/openapi.yaml"} {

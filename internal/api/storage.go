@@ -31,6 +31,9 @@ type History interface {
 	// Search returns notifications of an app, the newest first. The error is push.ErrInvalidCursor,
 	// push.ErrCursorExpired or push.ErrNotSearchable, or one after which the search can be repeated.
 	Search(ctx context.Context, app string, q push.Query) (push.Page, error)
+	// Stats counts the notifications of an app that have ended. Its errors are those of Search without a
+	// cursor.
+	Stats(ctx context.Context, app string, q push.StatsQuery) (push.Stats, error)
 	// Feed yields the events of an app for which want returns true: those after the cursor, and
 	// then new ones, until ctx ends. The cursor "" means now, and "oldest" the oldest stored event.
 	// If no event passed want for a while, it calls want with an event that has a cursor but no ID:

@@ -5,12 +5,41 @@ package gateway_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/push"
 )
 
-// TestTagsAreInEvents sends tagged notifications in every way, and reads their events after a restart.
+// countEnds returns the counts of ends by status and platform, and the total.
+func (h testGateway) countEnds(query string) map[string]int {
+	h.t.Helper()
+	r, err := http.NewRequest(http.MethodGet, h.url+"/v1/apps/shop/stats"+query, nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+h.key)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var stats push.Stats
+	if err := json.NewDecoder(response.Body).Decode(&stats); err != nil || response.StatusCode != http.StatusOK {
+		h.t.Fatal(response.Status, err)
+	}
+	ends := map[string]int{"total": int(stats.Total)}
+	for _, c := range stats.Counts {
+		ends[fmt.Sprint(c.Status, " ", c.Platform)] += int(c.Count)
+	}
+	return ends
+}
+
+// TestTagsAreInEvents sends tagged notifications in every way. It finds them, reads their events and counts
+// them, also after a restart.
 func TestTagsAreInEvents(t *testing.T) {
 	s, dir := newMockEnv(t), t.TempDir()
 	text := listenConfig + slowTimeouts + fmt.Sprintf("queue: {dir: %q}\n", dir) + "apps:\n" + s.appBlock("shop", s.apnsBlock())
@@ -90,8 +119,23 @@ func TestTagsAreInEvents(t *testing.T) {
 				t.Errorf("%s, want %s: %s", line, events, text)
 			}
 		}
+		all, tagged := h.countEnds(""), h.countEnds("?tag=a")
+		for id, events := range want {
+			words := strings.Fields(events)
+			status := strings.TrimSuffix(words[len(words)-1], "+") + " apns"
+			if all[status]--; strings.Contains(events, "+") {
+				tagged[status]--
+			}
+			if all[status] < 0 || tagged[status] < 0 {
+				t.Errorf("%v is not counted as %s", id, status)
+			}
+		}
 		if err := h.stop(); err != nil {
 			t.Fatal(err)
+		}
+		report, err := gateway.Audit(t.Context(), parse(t, text))
+		if err != nil || !report.Clean() || all["total"] != int(report.Notifications-report.Waiting) || tagged["total"] != len(want)-1 {
+			t.Errorf("counted %v, %v; audit %+v %v", all, tagged, report, err)
 		}
 		h = s.start(t, text)
 	}

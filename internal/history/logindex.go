@@ -39,6 +39,7 @@ const (
 // writers continue.
 type logIndex struct {
 	dir    string
+	source *jetstream.Log
 	log    *slog.Logger
 	filter *bloomFilter
 	keyTTL time.Duration
@@ -55,7 +56,7 @@ type logIndex struct {
 // openLogIndex reads the index in dir, and adds what is missing from the log. It deletes an index of
 // another log, or one that cannot be read.
 func openLogIndex(ctx context.Context, dir string, l *jetstream.Log, keyTTL time.Duration, log *slog.Logger) (*logIndex, error) {
-	x := &logIndex{dir: dir, log: log, filter: newBloomFilter(), keyTTL: keyTTL, toSeal: make(chan *openSegment, 64)}
+	x := &logIndex{dir: dir, source: l, log: log, filter: newBloomFilter(), keyTTL: keyTTL, toSeal: make(chan *openSegment, 64)}
 	err := x.load(ctx, l)
 	if err != nil {
 		log.Info("rebuilding the index from the log", "dir", dir, "err", err)
@@ -188,6 +189,7 @@ func (x *logIndex) loadTail(name string) error {
 		}
 		end += n
 	}
+	s.countedFrom = s.last + 1 // countLoaded reads the others when they are needed
 	if _, err := file.Seek(end, io.SeekStart); err != nil {
 		return errors.Join(err, file.Close())
 	}
@@ -321,6 +323,9 @@ func (s *openSegment) addRecord(b []byte, at jetstream.Offset, data []byte, filt
 		b = binary.BigEndian.AppendUint64(b, hash)
 		filter.add(binary.BigEndian.AppendUint64(nil, hash), h.At, keyTTL)
 	}
+	if e, ok := endOf(&h, data, &s.parser); ok {
+		s.counts.add(app, &e)
+	}
 	if len(h.Tags) > 0 {
 		b = append(b, byte(len(h.Tags)))
 		for _, tag := range h.Tags {
@@ -341,7 +346,7 @@ func parseHeader(data []byte, p *record.HeaderParser) (record.Header, error) {
 	if err != nil {
 		return record.Header{}, err
 	}
-	return record.Header{ID: hdr.id, App: hdr.app, At: hdr.at, KeyHash: hdr.keyHash, Tags: hdr.tags}, nil
+	return record.Header{ID: hdr.id, App: hdr.app, At: hdr.at, KeyHash: hdr.keyHash, Tags: hdr.tags, Status: hdr.status}, nil
 }
 
 // readMessage reads the entries of a message from a tail, and returns their length.
@@ -403,12 +408,22 @@ func (s *openSegment) readMessage(r io.Reader) (n int64, err error) {
 	return int64(8 + length), nil
 }
 
-// run writes full segments until ctx ends.
+// run writes full segments until ctx ends. Meanwhile it adds the counts to those of an earlier version,
+// slowly.
 func (x *logIndex) run(ctx context.Context) {
 	for {
+		var next <-chan time.Time
+		old := x.uncounted(time.Time{})
+		if old != nil {
+			next = time.After(countingPause)
+		}
 		select {
 		case s := <-x.toSeal:
 			for x.seal(s) != nil && pause(ctx) {
+			}
+		case <-next:
+			if err := x.addCounts(ctx, old); err != nil && ctx.Err() == nil {
+				x.log.Warn("cannot count the ends of old notifications; retrying", "err", err)
 			}
 		case <-ctx.Done():
 			return
@@ -416,10 +431,122 @@ func (x *logIndex) run(ctx context.Context) {
 	}
 }
 
+// countingPause is the time between the counting of two segments of an earlier version.
+const countingPause = time.Second
+
+// uncounted returns the newest segment of an earlier version, which has no counts, with events since a
+// time, or nil.
+func (x *logIndex) uncounted(since time.Time) *segment {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, s := range slices.Backward(x.sealed) {
+		if s.counts == 0 && !s.newest.Before(since) {
+			return s
+		}
+	}
+	return nil
+}
+
+// countedSince returns the time since which all ends are counted, or zero if they are since the given time.
+func (x *logIndex) countedSince(since time.Time) time.Time {
+	if s := x.uncounted(since); s != nil {
+		return s.newest.Add(time.Millisecond)
+	}
+	return time.Time{}
+}
+
+// count calls add for the counts of an app in the segments with events since a time.
+func (x *logIndex) count(ctx context.Context, app string, since time.Time, add func(countKey, *counter)) error {
+	x.mu.RLock()
+	loaded := append(slices.Clone(x.full), x.open)
+	x.mu.RUnlock()
+	for _, s := range loaded {
+		if err := x.countLoaded(ctx, s); err != nil {
+			return err
+		}
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, s := range append(slices.Clone(x.full), x.open) {
+		number, ok := s.apps[app]
+		for key, row := range s.counts.rows {
+			if ok && key.app == number {
+				add(key, row)
+			}
+		}
+	}
+	for _, s := range x.sealed {
+		if s.newest.Before(since) {
+			continue
+		}
+		if err := s.forEachCount(app, add); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addCounts adds the counts to the file of a segment. It keeps the entries, which may be of records that are
+// damaged now.
+func (x *logIndex) addCounts(ctx context.Context, old *segment) error {
+	s := newOpenSegment(old.first)
+	s.last, s.newest, s.appNames, s.countedFrom = old.last, old.newest, old.apps, old.last+1
+	for i, app := range old.apps {
+		s.apps[app] = uint32(i)
+	}
+	var err error
+	if s.tasks, s.list, err = old.all(); err != nil {
+		return err
+	}
+	if err := x.countLoaded(ctx, s); err != nil {
+		return err
+	}
+	return x.replace(old, s)
+}
+
+// countLoaded counts the ends in the messages of a segment that was read from its tail.
+func (x *logIndex) countLoaded(ctx context.Context, s *openSegment) error {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	if s.countedFrom == s.first {
+		return nil
+	}
+	part := newOpenSegment(s.first)
+	err := x.source.ReadFrom(ctx, s.first, func(m *jetstream.Message) error {
+		if m.Seq >= s.countedFrom {
+			return errEndOfSegment
+		}
+		for _, r := range m.Records {
+			if h, err := parseHeader(r.Data, &part.parser); err == nil {
+				if e, ok := endOf(&h, r.Data, &part.parser); ok {
+					part.counts.add(part.app(h.App), &e)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEndOfSegment) {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for key, row := range part.counts.rows {
+		var ok bool
+		if key.app, ok = s.apps[part.appNames[key.app]]; ok {
+			s.counts.row(key).merge(row)
+		}
+	}
+	s.countedFrom = s.first
+	return nil
+}
+
 // seal makes a full segment a file.
 func (x *logIndex) seal(s *openSegment) error {
 	name := x.name(s.first, segmentSuffix)
-	err := writeSegment(name, s)
+	err := x.countLoaded(context.Background(), s)
+	if err == nil {
+		err = writeSegment(name, s)
+	}
 	var sealed *segment
 	if err == nil {
 		sealed, err = openSegmentFile(name)
@@ -509,13 +636,16 @@ func (x *logIndex) find(hash uint64, since time.Time, untilEnd bool) (found []po
 	return x.open.find(hash, found), nil
 }
 
-// createdAt returns a time before the first record of a notification, which is in its ID. Clocks may
-// differ by a minute.
+// clockSkew is how much clocks may differ.
+const clockSkew = time.Minute
+
+// createdAt returns a time before the first record of a notification, which is in its ID. It returns zero
+// if the ID has no time.
 func createdAt(id uuid.UUID) time.Time {
 	if id.Version() != 7 {
 		return time.Time{}
 	}
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)).Add(-time.Minute)
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)).Add(-clockSkew)
 }
 
 // nextWith returns the first message from seq on that may have records of an app ("": any), or a message
@@ -649,38 +779,50 @@ func (x *logIndex) rebuild(ctx context.Context, l *jetstream.Log) error {
 	sealed := slices.Clone(x.sealed)
 	x.mu.RUnlock()
 	for _, old := range sealed {
-		s := newOpenSegment(old.first)
-		err := l.ReadFrom(ctx, old.first, func(m *jetstream.Message) error {
-			if m.Seq > old.last {
-				return errEndOfSegment
-			}
-			for i, r := range m.Records {
-				s.addRecord(nil, jetstream.Offset{Seq: m.Seq, Index: i}, r.Data, x.filter, x.keyTTL)
-			}
-			return nil
-		})
-		if err != nil && !errors.Is(err, errEndOfSegment) {
-			return err
-		}
-		s.last = old.last
-		name := x.name(old.first, segmentSuffix)
-		if err := writeSegment(name, s); err != nil {
-			return err
-		}
-		again, err := openSegmentFile(name)
-		if err != nil {
-			return err
-		}
-		x.mu.Lock()
-		if i := slices.Index(x.sealed, old); i >= 0 {
-			x.sealed[i] = again
-		}
-		x.mu.Unlock()
-		if err := old.file.Close(); err != nil {
+		if err := x.rebuildSegment(ctx, l, old); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// rebuildSegment makes the file of a sealed segment again.
+func (x *logIndex) rebuildSegment(ctx context.Context, l *jetstream.Log, old *segment) error {
+	s := newOpenSegment(old.first)
+	err := l.ReadFrom(ctx, old.first, func(m *jetstream.Message) error {
+		if m.Seq > old.last {
+			return errEndOfSegment
+		}
+		for i, r := range m.Records {
+			s.addRecord(nil, jetstream.Offset{Seq: m.Seq, Index: i}, r.Data, x.filter, x.keyTTL)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEndOfSegment) {
+		return err
+	}
+	s.last = old.last
+	return x.replace(old, s)
+}
+
+// replace makes s the content of a sealed segment.
+func (x *logIndex) replace(old *segment, s *openSegment) error {
+	name := x.name(old.first, segmentSuffix)
+	if err := writeSegment(name, s); err != nil {
+		return err
+	}
+	again, err := openSegmentFile(name)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	i := slices.Index(x.sealed, old)
+	if i < 0 { // it was deleted meanwhile
+		return again.remove()
+	}
+	x.sealed[i] = again
+	return old.file.Close()
 }
 
 var errEndOfSegment = errors.New("history: end of segment")

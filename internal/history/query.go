@@ -172,21 +172,32 @@ func (q *query) inMessage(m *jetstream.Message, end int, yield func(candidate, e
 // tagged is candidates with a tag.
 func (q *query) tagged(ctx context.Context) iter.Seq2[candidate, error] {
 	return func(yield func(candidate, error) bool) {
+		for p, err := range q.taggedPositions(ctx) {
+			var h *record.Header
+			if err == nil {
+				h, _, err = q.taggedRecord(ctx, p.offset())
+			}
+			if !yield(candidate{p.offset(), h}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// taggedPositions yields the positions of the entries for the tag, the last ones first. An error is the
+// last value.
+func (q *query) taggedPositions(ctx context.Context) iter.Seq2[position, error] {
+	return func(yield func(position, error) bool) {
 		for before := newPosition(q.before, 0); ctx.Err() == nil; {
 			positions, err := q.findEntries(ctx, func() ([]position, error) {
 				return q.entries.taggedBefore(q.app, q.Tag, before, q.from, taggedTogether)
 			})
 			if err != nil {
-				yield(candidate{}, err)
+				yield(0, err)
 				return
 			}
 			for _, p := range positions {
-				at := p.offset()
-				if at.Seq < q.from {
-					return
-				}
-				h, err := q.taggedHeader(ctx, at)
-				if !yield(candidate{at, h}, err) || err != nil {
+				if p.offset().Seq < q.from || !yield(p, nil) {
 					return
 				}
 			}
@@ -198,24 +209,25 @@ func (q *query) tagged(ctx context.Context) iter.Seq2[candidate, error] {
 	}
 }
 
-// taggedHeader returns the header of the record at an offset. It returns nil if the record is deleted or
+// taggedRecord returns the record at an offset with its header. It returns nil if the record is deleted or
 // damaged, or does not have the tag.
-func (q *query) taggedHeader(ctx context.Context, at jetstream.Offset) (*record.Header, error) {
+func (q *query) taggedRecord(ctx context.Context, at jetstream.Offset) (*record.Header, []byte, error) {
 	m, err := q.cfg.Log.Read(ctx, at.Seq)
 	if errors.Is(err, jetstream.ErrDeleted) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("history: %w", err)
+		return nil, nil, fmt.Errorf("history: %w", err)
 	}
 	if at.Index >= len(m.Records) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	h, err := parseHeader(m.Records[at.Index].Data, &q.parser)
+	data := m.Records[at.Index].Data
+	h, err := parseHeader(data, &q.parser)
 	if err != nil || h.App != q.app || !slices.Contains(h.Tags, q.Tag) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return &h, nil
+	return &h, data, nil
 }
 
 // examine returns the notification of a record, or nil if the record is not the first of the notification

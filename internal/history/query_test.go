@@ -34,6 +34,7 @@ type queryModel struct {
 	dir    string // of the index
 	app    string
 	all    []*modelNotification
+	spread bool // events have times in the last three hours
 }
 
 // modelNotification is a notification with its stored events.
@@ -147,6 +148,9 @@ func (m *queryModel) append(t *rapid.T) {
 // has not ended. It returns nil if there is none.
 func (m *queryModel) nextEvent(t *rapid.T, busy []*modelNotification) (*modelNotification, modelEvent) {
 	e := modelEvent{time: time.Now().UTC().Truncate(time.Millisecond), tagged: true}
+	if m.spread {
+		e.time = e.time.Add(-time.Duration(rapid.IntRange(0, 180).Draw(t, "ago")) * time.Minute)
+	}
 	end := func(statuses ...push.Status) {
 		if e.status = rapid.SampledFrom(statuses).Draw(t, "end"); e.status == push.StatusRefused {
 			e.reason = "BadDeviceToken"

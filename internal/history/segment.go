@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"math/bits"
 	"os"
 	"slices"
@@ -119,7 +118,8 @@ func fnv[T string | []byte](h uint64, data T) uint64 {
 // segment is a file of sorted entries:
 //
 //	magic, CRC-32 of the rest of the header, length of the header
-//	header: first and last message, time of the newest record, count of tasks, entries and apps; the apps
+//	header: first and last message, time of the newest record, count of tasks, entries and apps; the apps;
+//	  the counts of the ends, which earlier versions do not have
 //	tasks, sorted by hash: ID, position, app
 //	entries, sorted by hash: hash, position
 type segment struct {
@@ -129,6 +129,7 @@ type segment struct {
 	tasks, entries int
 	apps           []string
 	start          int64 // of the tasks in the file
+	counts         int   // where the counts start in the header, or 0
 }
 
 const (
@@ -158,6 +159,7 @@ func writeSegment(name string, s *openSegment) error {
 	for _, app := range s.appNames {
 		header = append(binary.AppendUvarint(header, uint64(len(app))), app...)
 	}
+	header = appendCounts(header, &s.counts)
 	b := make([]byte, 0, 12+len(header)+len(tasks)*taskLen+len(entries)*entryLen)
 	b = append(b, segmentMagic...)
 	b = binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(header))
@@ -191,21 +193,50 @@ func openSegmentFile(name string) (*segment, error) {
 	return s, nil
 }
 
-func (s *segment) readHeader() error {
+// header returns the header without what is before it.
+func (s *segment) header() ([]byte, error) {
 	start := make([]byte, 12)
-	if _, err := io.ReadFull(s.file, start); err != nil {
-		return err
+	if _, err := s.file.ReadAt(start, 0); err != nil {
+		return nil, err
 	}
 	length := binary.LittleEndian.Uint32(start[8:])
 	if string(start[:4]) != segmentMagic || length < 48 || length > 64<<20 {
-		return errors.New("another format")
+		return nil, errors.New("another format")
 	}
 	header := make([]byte, length)
-	if _, err := io.ReadFull(s.file, header); err != nil {
-		return err
+	if _, err := s.file.ReadAt(header, int64(len(start))); err != nil {
+		return nil, err
 	}
 	if crc32.ChecksumIEEE(header) != binary.LittleEndian.Uint32(start[4:]) {
-		return errors.New("wrong checksum")
+		return nil, errors.New("wrong checksum")
+	}
+	return header, nil
+}
+
+// forEachCount calls f for the counts of an app.
+func (s *segment) forEachCount(app string, f func(countKey, *counter)) error {
+	number := slices.Index(s.apps, app)
+	if number < 0 {
+		return nil
+	}
+	header, err := s.header()
+	if err == nil && s.counts < len(header) {
+		err = parseCounts(header[s.counts:], func(key countKey, row *counter) {
+			if key.app == uint32(number) {
+				f(key, row)
+			}
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBadSegment, err)
+	}
+	return nil
+}
+
+func (s *segment) readHeader() error {
+	header, err := s.header()
+	if err != nil {
+		return err
 	}
 	number := func(i int) uint64 { return binary.LittleEndian.Uint64(header[8*i:]) }
 	s.first, s.last, s.newest, s.tasks, s.entries = number(0), number(1), time.UnixMilli(int64(number(2))), int(number(3)), int(number(4))
@@ -216,6 +247,9 @@ func (s *segment) readHeader() error {
 			return errors.New("truncated")
 		}
 		s.apps, left = append(s.apps, string(left[n:][:size])), left[n:][size:]
+	}
+	if len(left) > 0 {
+		s.counts = len(header) - len(left)
 	}
 	s.start = int64(12 + len(header))
 	info, err := s.file.Stat()
@@ -327,6 +361,9 @@ type openSegment struct {
 	appNames    []string
 	lastApp     uint32 // of the last record
 	parser      record.HeaderParser
+	counts      counts
+	counting    sync.Mutex // of countLoaded
+	countedFrom uint64     // messages before it are not in counts
 
 	mu       sync.Mutex // guards what find has built
 	heads    []int32    // hash table with linear probing: the last of list with a hash, plus 1, or 0
@@ -334,7 +371,7 @@ type openSegment struct {
 }
 
 func newOpenSegment(first uint64) *openSegment {
-	return &openSegment{first: first, last: first - 1, apps: map[string]uint32{}}
+	return &openSegment{first: first, last: first - 1, countedFrom: first, apps: map[string]uint32{}}
 }
 
 func (s *openSegment) add(hash uint64, p position) { s.list = append(s.list, entry{hash, p}) }

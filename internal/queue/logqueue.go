@@ -326,7 +326,8 @@ func (q *logQueue) Cancel(ctx context.Context, app, id string) (push.Receipt, er
 	}
 	cancelled := push.Receipt{ID: id, State: push.StatusCancelled, Attempts: receipt.Attempts}
 	r := record.Record{Receipt: &cancelled, Header: record.Header{
-		Kind: record.Cancel, ID: key, App: app, At: time.Now(), Status: push.StatusCancelled, Of: record.Position(task), Tags: stored.Tags,
+		Kind: record.Cancel, ID: key, App: app, At: time.Now(), Status: push.StatusCancelled, Platform: stored.Platform, Lane: stored.Lane, Of: record.Position(task),
+		Tags: stored.Tags,
 	}}
 	data, err := r.Append(nil)
 	if err == nil {

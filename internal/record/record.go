@@ -196,17 +196,38 @@ func ParseHeader(data []byte) (Header, error) {
 }
 
 // HeaderParser parses the headers of many records. Headers of the same app share its name.
-type HeaderParser struct{ app string }
+type HeaderParser struct {
+	app, reason string
+	body        []byte // of the last record
+	has         byte
+}
 
 // Parse returns the header of a record.
 func (p *HeaderParser) Parse(data []byte) (Header, error) {
 	r := reader{b: data, app: p.app}
-	h, _ := r.header()
-	p.app = h.App
+	h, has := r.header()
+	p.app, p.body, p.has = h.App, r.b, has
 	if r.bad {
 		return Header{}, errDamaged
 	}
 	return h, nil
+}
+
+// Reason returns the reason in the receipt of the last record.
+func (p *HeaderParser) Reason() string {
+	r := reader{b: p.body}
+	if p.has&hasReceipt == 0 {
+		return ""
+	}
+	has := r.number()
+	r.byte() // the verdict
+	if has&receiptReason == 0 {
+		return ""
+	}
+	if reason := r.bytes(); string(reason) != p.reason {
+		p.reason = string(reason)
+	}
+	return p.reason
 }
 
 func (r *reader) header() (h Header, has byte) {

@@ -181,9 +181,13 @@ func TestRecordRoundTrip(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatal(diff)
 		}
-		h, err := record.ParseHeader(data)
+		var parser record.HeaderParser
+		h, err := parser.Parse(data)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if want.Receipt != nil && parser.Reason() != want.Receipt.Reason || want.Receipt == nil && parser.Reason() != "" {
+			t.Fatal(parser.Reason())
 		}
 		if diff := cmp.Diff(want.Header, h); diff != "" {
 			t.Fatal(diff)
