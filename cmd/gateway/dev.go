@@ -73,10 +73,10 @@ func (d devCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	trafficCtx, stopTraffic := context.WithCancel(p)
-	defer stopTraffic()
-	g.SetDev(&console.Dev{Key: key, Mock: &devMock{ctx: trafficCtx, mock: services, gateway: g}})
 	info := readyInfo{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demoApp, Ready: mockInfo}
+	traffic, stopTraffic := context.WithCancel(p)
+	defer stopTraffic()
+	g.SetDev(&console.Dev{Key: key, Mock: &devMock{ctx: traffic, mock: services, url: info.URL, key: key}})
 	if err := d.announce(p, file, info); err != nil {
 		return err
 	}

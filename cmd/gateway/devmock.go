@@ -5,25 +5,24 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/sluice-push/sluice/internal/console"
-	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
 
 // devMock controls the mock providers of dev for the console. It keeps the faults of --fault.
 type devMock struct {
-	ctx     context.Context // of dev
-	mock    *mockprovider.Mock
-	gateway *gateway.Gateway
+	ctx      context.Context // of dev
+	mock     *mockprovider.Mock
+	url, key string // of the API
 
 	mu      sync.Mutex
 	faults  []string           // descriptions of those that the console has added
@@ -145,15 +144,21 @@ func (d *devMock) send(ctx context.Context, id int) {
 	}
 }
 
+// sendOne sends a notification through the API, so that the history has it.
 func (d *devMock) sendOne(ctx context.Context) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return // impossible: the random source never fails
-	}
-	n := &push.Notification{ID: id.String(), App: demoApp, Title: "Test traffic", Body: "Sent by the console of gateway dev", AcceptedAt: time.Now(), Platform: push.APNs}
-	n.Token = fmt.Sprintf("%064x", rand.Uint64()|1<<60)
+	platform, token := push.APNs, fmt.Sprintf("%064x", rand.Uint64()|1<<60)
 	if rand.IntN(3) == 0 {
-		n.Platform, n.Token = push.FCM, "dev:"+strings.Repeat(fmt.Sprintf("%016x", rand.Uint64()), 8)
+		platform, token = push.FCM, "dev:"+strings.Repeat(fmt.Sprintf("%016x", rand.Uint64()), 8)
 	}
-	d.gateway.Send(context.WithoutCancel(ctx), &push.Call{Notification: n})
+	body := fmt.Sprintf(`{"platform":%q,"token":%q,"title":"Test traffic","tags":["traffic"]}`, platform, token)
+	r, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodPost, d.url+"/v1/apps/"+demoApp+"/notifications", strings.NewReader(body))
+	if err != nil {
+		return // impossible: the URL is that of the gateway
+	}
+	r.Header.Set("Authorization", "Bearer "+d.key)
+	r.Header.Set("Content-Type", "application/json")
+	if response, err := http.DefaultClient.Do(r); err == nil { // the live page shows failures
+		_, _ = io.Copy(io.Discard, response.Body) // so that the connection is used again
+		_ = response.Body.Close()
+	}
 }

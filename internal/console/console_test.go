@@ -293,6 +293,35 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
+func TestSearch(t *testing.T) {
+	ts := newTestConsole(t)
+	ts.signIn(readKey)
+	body := ts.get("/console/notifications?tag=promo&status=refused&since=-1h&cursor=x")
+	if len(ts.calls) != 1 || ts.calls[0] != "GET /v1/apps/shop/notifications?cursor=x&limit=50&since=-1h&status=refused&tag=promo " {
+		t.Error(ts.calls)
+	}
+	if !strings.Contains(body, `href="/console/notifications?id=`+knownID) || !strings.Contains(body, `cursor=a%26b`) || !strings.Contains(body, "Older") {
+		t.Error(body)
+	}
+	if body := ts.get("/console/notifications?app=bank"); !strings.Contains(body, "The API key belongs to another app") {
+		t.Error(body)
+	}
+}
+
+func TestUnregisteredTokens(t *testing.T) {
+	ts := newTestConsole(t)
+	ts.signIn(readKey)
+	body := ts.get("/console/unregistered")
+	for _, part := range []string{"…1de8f0", "09ff825c4a48d460", knownID, "Older"} {
+		if !strings.Contains(body, part) {
+			t.Errorf("%q is missing in %s", part, body)
+		}
+	}
+	if strings.Contains(body, deviceToken) {
+		t.Error("the page shows a whole token")
+	}
+}
+
 func TestSendErrorsNameTheField(t *testing.T) {
 	ts := newTestConsole(t)
 	ts.signIn(shopKey)

@@ -4,6 +4,7 @@ package console_test
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -99,11 +100,18 @@ func (ts *testConsole) serveAPI(w http.ResponseWriter, r *http.Request) {
 		ts.Error(err)
 	}
 	ts.mu.Lock()
-	ts.calls = append(ts.calls, r.Method+" "+r.URL.Path+" "+string(body))
+	ts.calls = append(ts.calls, r.Method+" "+r.URL.RequestURI()+" "+string(body))
 	ts.mu.Unlock()
 	if !strings.HasPrefix(r.URL.Path, "/v1/apps/shop/") {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = io.WriteString(w, `{"title":"The API key belongs to another app","detail":"no"}`)
+		return
+	}
+	if r.Method == http.MethodGet {
+		page := push.Page{Notifications: []push.Summary{{ID: knownID, Status: push.StatusUnregistered, Platform: push.APNs, Reason: hostile, Tags: []string{hostile}}}, NextCursor: "a&b"}
+		if err := json.NewEncoder(w).Encode(page); err != nil {
+			ts.Error(err)
+		}
 		return
 	}
 	_, _ = io.WriteString(w, `{"id":"`+knownID+`","status":"refused","reason":"`+strings.ReplaceAll(hostile, `"`, `\"`)+`","attempts":[]}`)

@@ -4,9 +4,13 @@ package console
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
+	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,10 +23,40 @@ import (
 // notificationsData is the data of the page that finds notifications.
 type notificationsData struct {
 	Apps    []string // that the viewer may read
-	App, ID string   // of the form
-	History bool     // the gateway has a history
+	Query   searchQuery
+	History bool // the gateway has a history
 	Error   string
-	Found   *notificationView
+	Found   *notificationView // by its ID
+	List    *listView         // by the other criteria
+}
+
+// searchQuery is the form of the page.
+type searchQuery struct{ App, ID, Tag, Status, Since, Cursor string }
+
+// listView is a page of notifications, the newest first.
+type listView struct {
+	Notifications []push.Summary
+	Next          template.URL // query of the URL of the next page
+	First         bool         // the page is the first one
+}
+
+// Statuses are the values of the form.
+func (notificationsData) Statuses() []push.Status {
+	return []push.Status{push.StatusAccepted, push.StatusUnregistered, push.StatusRefused, push.StatusThrottled, push.StatusUnauthorized, push.StatusUnavailable, push.StatusUnknown,
+		push.StatusExpired, push.StatusQueued, push.StatusScheduled, push.StatusSending, push.StatusCancelled}
+}
+
+// TagQuery returns the query of the URL that selects a tag.
+func (d notificationsData) TagQuery(tag string) template.URL {
+	return template.URL(url.Values{"app": {d.Query.App}, "tag": {tag}}.Encode())
+}
+
+// period is a value of the form for the time.
+type period struct{ Value, Name string }
+
+// Periods are the values of the form.
+func (notificationsData) Periods() []period {
+	return []period{{"", "any time"}, {"-15m", "last 15 minutes"}, {"-1h", "last hour"}, {"-24h", "last 24 hours"}, {"-168h", "last 7 days"}}
 }
 
 // notificationView is one notification with its timeline.
@@ -53,19 +87,57 @@ type step struct {
 	rank    int // of steps at the same time
 }
 
-// showNotifications finds a notification by its ID. The form uses GET, so that the page has a URL;
-// an ID is no secret.
+// pageSize is the number of notifications on a page.
+const pageSize = 50
+
+// showNotifications finds notifications by ID, or by app, tag, status and time. The form uses GET, so
+// that the page has a URL: none of these is secret.
 func (c *Console) showNotifications(w http.ResponseWriter, r *http.Request, v *viewer) {
-	query := r.URL.Query()
-	data := notificationsData{Apps: v.Apps(identity.Read), App: query.Get("app"), ID: strings.TrimSpace(query.Get("id")), History: c.cfg.History != nil}
-	if data.ID != "" && data.History {
-		data.Found, data.Error = c.find(r, v, data.App, data.ID)
+	get := func(name string) string { return strings.TrimSpace(r.URL.Query().Get(name)) }
+	data := notificationsData{
+		Apps: v.Apps(identity.Read), History: c.cfg.History != nil,
+		Query: searchQuery{App: get("app"), ID: get("id"), Tag: get("tag"), Status: get("status"), Since: get("since"), Cursor: get("cursor")},
+	}
+	if data.Query.App == "" && len(data.Apps) > 0 {
+		data.Query.App = data.Apps[0]
+	}
+	switch {
+	case !data.History:
+	case data.Query.ID != "":
+		data.Found, data.Error = c.find(r, v, get("app"), data.Query.ID)
+	case len(data.Apps) > 0:
+		data.List, data.Error = c.list(r, v, data.Query, pageSize)
 	}
 	if isPart(r) {
 		c.renderPart(w, "notifications-result", data)
 		return
 	}
 	c.page(w, r, v, "notifications", "Notifications", data)
+}
+
+// list returns a page of the notifications that the query selects, or a text that says why there is
+// none.
+func (c *Console) list(r *http.Request, v *viewer, q searchQuery, limit int) (*listView, string) {
+	query := url.Values{"limit": {strconv.Itoa(limit)}}
+	for name, value := range map[string]string{"tag": q.Tag, "status": q.Status, "since": q.Since, "cursor": q.Cursor} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	response := c.call(r.Context(), v, http.MethodGet, "/v1/apps/"+url.PathEscape(q.App)+"/notifications?"+query.Encode(), nil)
+	var page push.Page
+	if response.Status != http.StatusOK || json.Unmarshal(response.body.Bytes(), &page) != nil {
+		p := response.problem()
+		return nil, strings.TrimSpace(p.Title + ". " + p.Detail)
+	}
+	list := &listView{Notifications: page.Notifications, First: q.Cursor == ""}
+	if page.NextCursor != "" {
+		next := r.URL.Query()
+		next.Set("app", q.App)
+		next.Set("cursor", page.NextCursor)
+		list.Next = template.URL(next.Encode())
+	}
+	return list, ""
 }
 
 // find returns a notification of an app that the viewer may read, or a text that says why there is

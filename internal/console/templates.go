@@ -19,7 +19,7 @@ var templateFiles embed.FS
 
 // templates are the pages and their parts. A page is the template with its name.
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"asset": assetURL, "count": formatCount, "ms": formatMillis, "ago": formatAgo, "clock": formatClock, "percent": formatPercent,
+	"asset": assetURL, "count": formatCount, "ms": formatMillis, "ago": formatAgo, "clock": formatClock, "day": formatDay, "statusClass": statusClass, "percent": formatPercent,
 	"join": strings.Join, "bytes": formatBytes, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"bar": func(share float64) string { return strconv.FormatFloat(100*min(max(share, 0), 1), 'f', 1, 64) },
 	"dict": func(pairs ...any) map[string]any {
@@ -129,6 +129,9 @@ func formatAgo(seconds float64) string {
 }
 
 func formatClock(t time.Time) string { return t.UTC().Format("15:04:05") }
+
+// formatDay formats a time with its day.
+func formatDay(t time.Time) string { return t.UTC().Format("Jan 2 15:04:05") }
 
 func formatBytes(n uint64) string {
 	switch {

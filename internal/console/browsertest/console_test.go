@@ -337,7 +337,14 @@ func TestConsole(t *testing.T) {
 	b.until("document.querySelector('#sent-result').dataset.status === 'accepted'", "the test is accepted")
 	b.shoot(page{name: "send"})
 	id := eval[string](b, "document.querySelector('#sent-id').textContent")
+	b.enter("textarea[name=target]", "dead0000"+deviceToken[8:])
+	b.click("#send-button")
+	b.until("document.querySelector('#sent-result').dataset.status === 'unregistered'", "the token is unregistered")
+	b.open("/console/notifications?status=unregistered")
+	b.wait("#list")
 	b.open("/console/notifications")
+	b.wait("#list")
+	b.shoot(page{name: "search"})
 	b.run(chromedp.SendKeys("input[name=id]", id+"\r"))
 	b.wait("#notification")
 	if got := eval[string](b, "document.querySelector('#notification').dataset.status"); got != "accepted" {
@@ -350,6 +357,7 @@ func TestConsole(t *testing.T) {
 	b.check()
 
 	b.open("/console/unregistered")
+	b.wait("table.list")
 	b.shoot(page{name: "unregistered"})
 
 	b.open("/console/faults")
