@@ -108,7 +108,7 @@ var packages = map[string]packageRule{
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
 		"internal/console", "internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/buildinfo", "internal/config", "internal/configsource", "internal/identity", "internal/jetstream", "internal/bench", "internal/panics",
-		"internal/report", "internal/subprocess", "mockprovider", "providers/webpush", "push", "internal/api",
+		"internal/report", "internal/subprocess", "mockprovider", "pool", "quota", "providers/webpush", "push", "internal/api",
 	}},
 	"internal/scorecard": {layer: 5, why: "it has only tests"},
 }
