@@ -67,20 +67,22 @@ var packages = map[string]packageRule{
 	"internal/subprocess":      {layer: 0},
 	"internal/report/uplot":    {layer: 0},
 
-	"providers/apns":         {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "push", "wire"}},
-	"providers/fcm":          {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "internal/panics", "push", "wire"}},
-	"providers/webpush":      {layer: 1, mayImport: []string{"internal/keyfile", "push", "wire"}},
-	"providers/providertest": {layer: 1, mayImport: []string{"push", "wire"}, why: "a test passes the provider in"},
-	"internal/configsource":  {layer: 1, mayImport: []string{"internal/atomicfile", "internal/panics"}},
-	"internal/jetstream":     {layer: 1, mayImport: []string{"internal/panics"}},
-	"pool":                   {layer: 1, mayImport: []string{"internal/fairqueue", "internal/panics", "internal/publicaddr", "internal/sleep", "push", "wire"}},
-	"retry":                  {layer: 1, mayImport: []string{"push"}},
-	"quota":                  {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
-	"internal/webhooks":      {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "internal/sleep", "push"}},
-	"internal/report":        {layer: 1, mayImport: []string{"internal/report/uplot"}, why: "it draws figures and does not measure"},
-	"internal/bench":         {layer: 4, mayImport: []string{"internal/load", "internal/report", "internal/sleep", "mockprovider"}, why: "it measures every gateway over HTTP, as it measures the peers"},
-	"internal/identity":      {layer: 1, mayImport: []string{"internal/sleep"}, why: "the gateway passes the configuration in"},
-	"internal/load":          {layer: 1, mayImport: []string{"internal/sleep"}, why: "it calls gateways as it calls peers, over HTTP"},
+	"providers/apns":               {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "push", "wire"}},
+	"providers/fcm":                {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "internal/panics", "push", "wire"}},
+	"providers/webpush":            {layer: 1, mayImport: []string{"internal/keyfile", "push", "wire"}},
+	"providers/providertest":       {layer: 1, mayImport: []string{"push", "wire"}, why: "a test passes the provider in"},
+	"internal/configsource":        {layer: 1, mayImport: []string{"internal/atomicfile", "internal/panics"}},
+	"internal/jetstream":           {layer: 1, mayImport: []string{"internal/panics"}},
+	"pool":                         {layer: 1, mayImport: []string{"internal/fairqueue", "internal/panics", "internal/publicaddr", "internal/sleep", "push", "wire"}},
+	"retry":                        {layer: 1, mayImport: []string{"push"}},
+	"quota":                        {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
+	"internal/webhooks":            {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "internal/sleep", "push"}},
+	"internal/report":              {layer: 1, mayImport: []string{"internal/report/uplot"}, why: "it draws figures and does not measure"},
+	"internal/bench":               {layer: 4, mayImport: []string{"internal/load", "internal/report", "internal/sleep", "mockprovider"}, why: "it measures every gateway over HTTP, as it measures the peers"},
+	"internal/identity":            {layer: 1, mayImport: []string{"internal/sleep"}, why: "the gateway passes the configuration in"},
+	"internal/load":                {layer: 1, mayImport: []string{"internal/sleep"}, why: "it calls gateways as it calls peers, over HTTP"},
+	"internal/tracing":             {layer: 1, mayImport: []string{"internal/loglimit", "push"}, why: "it gets what it needs of a delivery from the gateway"},
+	"internal/tracing/tracingtest": {layer: 1, mayImport: []string{"internal/testwait"}, why: "only tests import it"},
 
 	"zone":                             {layer: 2, mayImport: []string{"pool"}},
 	"internal/jetstream/jetstreamtest": {layer: 2, mayImport: []string{"internal/jetstream", "internal/sleep", "internal/subprocess"}},
@@ -92,7 +94,7 @@ var packages = map[string]packageRule{
 	"internal/history":                 {layer: 2, mayImport: []string{"internal/atomicfile", "internal/jetstream", "internal/panics", "internal/record", "push"}, why: "the queue calls it through an interface of its own"},
 	"internal/delivery":                {layer: 2, mayImport: []string{"internal/fairqueue", "internal/sleep", "push", "wire", "pool", "retry", "quota"}},
 
-	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/identity", "internal/loglimit", "internal/panics", "push"}, why: "it calls the gateway through interfaces of its own"},
+	"internal/api": {layer: 3, mayImport: []string{"internal/idempotency", "internal/identity", "internal/loglimit", "internal/panics", "internal/tracing", "push"}, why: "it calls the gateway through interfaces of its own"},
 
 	"client":           {layer: 3, mayImport: []string{"push", "wire", "internal/delivery", "pool", "zone", "retry"}, why: "it calls gateways over HTTP; only its tests run one"},
 	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/buildinfo", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/panics", "internal/webhooks"}},
@@ -103,7 +105,7 @@ var packages = map[string]packageRule{
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"internal/console", "push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/audit", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/identity", "internal/keyfile", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/audit", "internal/buildinfo", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/identity", "internal/keyfile", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/tracing", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{

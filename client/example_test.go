@@ -12,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+
 	"github.com/sluice-push/sluice/client"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/push"
@@ -84,16 +86,12 @@ func ExampleDirect() {
 }
 
 // OpenTelemetry's propagators write to a carrier, and propagation.HeaderCarrier makes one of an
-// http.Header:
-//
-//	Propagate: func(ctx context.Context, h http.Header) {
-//		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(h))
-//	},
+// http.Header.
 func ExampleConfig_tracing() {
 	cfg := client.Config{
 		Gateways: []string{"http://127.0.0.1:8080"}, App: "shop", Key: "slk_example",
-		Propagate: func(_ context.Context, h http.Header) {
-			h.Set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+		Propagate: func(ctx context.Context, h http.Header) {
+			propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(h))
 		},
 	}
 	_, err := client.New(cfg)

@@ -9,12 +9,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sluice-push/sluice/client"
 	"github.com/sluice-push/sluice/internal/testwait"
@@ -177,6 +181,46 @@ func TestRequestHeaders(t *testing.T) {
 	}
 	if got.Get("Traceparent") != "00-aa-bb-01" || got.Get("Authorization") != "Bearer slk_test" || got.Get("Idempotency-Key") != "order-17" {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestTraceContextIsPropagated sends the trace context of a span with OpenTelemetry's propagator, in a
+// single call and in a batch.
+func TestTraceContextIsPropagated(t *testing.T) {
+	headers := make(chan http.Header, 2)
+	url := fakeGateway(t, func(w http.ResponseWriter, r *http.Request) {
+		headers <- r.Header
+		body := acceptedBody
+		if strings.HasSuffix(r.URL.Path, "/batch") {
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			body = strings.Replace(body, "{", `{"index":0,`, 1) + "\n"
+		}
+		_, _ = io.WriteString(w, body)
+	})
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{Propagate: func(ctx context.Context, h http.Header) {
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(h))
+	}}, url)
+	state, err := trace.ParseTraceState("vendor=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled, TraceState: state,
+	}))
+	if _, err := c.Send(ctx, testNotification(1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range c.SendBatch(ctx, slices.Values([]*push.Notification{testNotification(2)})) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		h := testwait.For(t, headers, "a request")
+		if h.Get("Traceparent") != "00-01000000000000000000000000000000-0200000000000000-01" || h.Get("Tracestate") != "vendor=1" {
+			t.Errorf("%v", h)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package push
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Call is a notification that is being sent, with the options of its sender.
@@ -15,6 +16,9 @@ type Call struct {
 	// CanQueue makes the notification wait for capacity under overload instead of being rejected.
 	// Set it where the sender can be slowed down, as in a batch.
 	CanQueue bool
+	// QueuedSince is since when the queue has held the notification: since it was due, or since the last
+	// attempt. It is zero for a call that does not come from the queue.
+	QueuedSince time.Time
 	// Content, if not nil, is the notification that came with several targets. Calls with the same
 	// Content differ only in their IDs and targets.
 	Content *Notification

@@ -107,6 +107,9 @@ func newConn(conn, rawConn net.Conn, cfg Config) *Conn {
 	return c
 }
 
+// LocalAddr returns the local address, which identifies the connection among those to its peer.
+func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
 // now returns the time on the connection's clock.
 func (c *Conn) now() int64 { return int64(time.Since(c.start)) }
 

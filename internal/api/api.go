@@ -21,6 +21,7 @@ import (
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/loglimit"
+	"github.com/sluice-push/sluice/internal/tracing"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -70,6 +71,8 @@ type Config struct {
 	// the kind of the caller's credential (none if the caller is unknown) and a short reason. It must
 	// return quickly; nil disables it.
 	Refused func(kind identity.Kind, reason string)
+	// Tracer makes spans of the calls of apps, except for event feeds; nil makes none.
+	Tracer *tracing.Tracer
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Logger gets one line per request at debug level and one per panic. nil discards them.
@@ -119,6 +122,7 @@ type server struct {
 	trustedProxies []netip.Prefix
 	observer       func(route string, status int)
 	refusal        func(kind identity.Kind, reason string)
+	tracer         *tracing.Tracer
 	idempotency    idempotency.Store
 	readers        *readerPool
 	timeout        sharedTimeout  // of single notifications
@@ -184,7 +188,7 @@ func New(cfg Config) (*Handler, error) {
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: cfg.Sender, channels: cfg.Channels, auth: cfg.Auth, limits: limits,
-		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, refusal: cfg.Refused,
+		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, tracer: cfg.Tracer, refusal: cfg.Refused,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}

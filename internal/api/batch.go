@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/internal/tracing"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -100,7 +101,7 @@ type batch struct {
 	access    access
 	caller    *identity.Limits
 	requestID string
-	trace     push.TraceContext
+	call      *tracing.Call
 	async     bool            // the items go to the queue, and the response does not wait for verdicts
 	ctx       context.Context // cancelled when the client disconnects
 	attempts  context.Context // of the attempts in flight; cancelled at the end
@@ -121,7 +122,7 @@ type batch struct {
 // newBatch returns a batch without an output. Its caller calls cancelAttempts at the end.
 func (s *server) newBatch(w *response, r *http.Request, async bool) *batch {
 	b := &batch{
-		server: s, app: w.app, access: w.access, caller: w.access.caller.Limits, requestID: w.requestID, trace: w.trace, async: async, timeout: s.limits.SendTimeout,
+		server: s, app: w.app, access: w.access, caller: w.access.caller.Limits, requestID: w.requestID, call: &w.call, async: async, timeout: s.limits.SendTimeout,
 		slots: map[push.Platform]*semaphore.Weighted{}, jobs: make(chan job, maxGroup),
 	}
 	b.attempts, b.cancelAttempts = context.WithCancel(context.WithoutCancel(r.Context()))
@@ -244,7 +245,7 @@ func (b *batch) addItem(index int, text []byte) *problem {
 	if len(b.pending) == 0 {
 		b.now = time.Now()
 	}
-	n.App, n.AcceptedAt, n.Trace = b.app, b.now, b.trace
+	n.App, n.AcceptedAt = b.app, b.now
 	subs := expand(n, lists, key, text)
 	if b.count += len(subs); b.count > b.limits.Batch && !b.async {
 		return b.tooLarge()
@@ -277,7 +278,7 @@ func (b *batch) add(index int, subs []*submission) {
 			b.writeResult(&j, nil)
 			continue
 		}
-		sub.CanQueue = true
+		sub.CanQueue, sub.Trace = true, b.call.Item()
 		if b.pending = append(b.pending, j); len(b.pending) == maxPendingJobs {
 			b.flush()
 		}

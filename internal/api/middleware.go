@@ -16,6 +16,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/internal/tracing"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -23,10 +24,10 @@ import (
 type response struct {
 	http.ResponseWriter
 	requestID string
-	trace     push.TraceContext // of the request
-	app, key  string            // names, set by authorize
-	access    access            // set by authorize
-	status    int               // zero until the header is written
+	call      tracing.Call
+	app, key  string // names, set by authorize
+	access    access // set by authorize
+	status    int    // zero until the header is written
 }
 
 // WriteHeader records the status.
@@ -64,7 +65,12 @@ func setBodyDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time)
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		out := &response{ResponseWriter: w, requestID: requestID(r, start), trace: traceContext(r.Header)}
+		out := &response{ResponseWriter: w, requestID: requestID(r, start)}
+		if trace := traceContext(r.Header); isTraced(r.URL.Path) {
+			out.call = s.tracer.StartCall(trace, start)
+		} else {
+			out.call.Trace = trace
+		}
 		h := out.Header()
 		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
@@ -87,13 +93,20 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 	if s.observer != nil {
 		s.observer(routeOf(r), w.status)
 	}
+	w.call.End(r, routeOf(r), w.app, w.requestID, w.status)
 	if !s.log.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
 		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)), slog.String("address", callerAddress(r, s.trustedProxies)),
-		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace.TraceParent))
+		slog.String("request_id", w.requestID), slog.String("traceparent", w.call.Trace.TraceParent))
+}
+
+// isTraced reports whether requests to a path have spans: those for apps, except for event feeds, which
+// last for hours.
+func isTraced(path string) bool {
+	return strings.HasPrefix(path, beforeApp) && !strings.HasSuffix(path, "/events")
 }
 
 // traceContext returns the trace context of a request, which is empty if its traceparent is invalid. Use

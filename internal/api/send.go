@@ -40,7 +40,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	if p != nil {
 		return p
 	}
-	n.App, n.AcceptedAt, n.Trace = w.app, time.Now(), w.trace
+	n.App, n.AcceptedAt, n.Trace = w.app, time.Now(), w.call.Trace
 	subs := expand(n, lists, key, body.Bytes())
 	if p := w.access.takeRate(len(subs)); p != nil {
 		return p
@@ -53,6 +53,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 		return s.sendEach(w, r, subs, async)
 	}
 	sub := subs[0]
+	w.call.SetNotification(sub.ID)
 	if async {
 		s.enqueue(r.Context(), subs)
 	} else if p := s.deliverLimited(w, r, sub); p != nil {

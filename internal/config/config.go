@@ -46,8 +46,8 @@ type Config struct {
 	Pool  Pool  `name:"pool"`
 	Retry Retry `name:"retry"`
 	Quota Quota `name:"quota"`
-	// Proxy for all connections to providers, to their token endpoints and to webhooks. A block of the
-	// same name in a provider or webhook replaces it as a whole.
+	// Proxy for all connections to providers, to their token endpoints, to webhooks and to the receiver
+	// of traces. A block of the same name in a provider or webhook replaces it as a whole.
 	Proxy Proxy `name:"proxy"`
 	// Apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
 	Apps      map[string]*App `name:"apps" required:"true"`
@@ -57,6 +57,7 @@ type Config struct {
 	History   History         `name:"history" restart:"true"`
 	Limits    Limits          `name:"limits"`
 	Log       Log             `name:"log" restart:"true"`
+	Tracing   Tracing         `name:"tracing"`
 	Drain     Drain           `name:"drain"`
 	Readiness Readiness       `name:"readiness"`
 }
@@ -436,6 +437,34 @@ type Log struct {
 	Level string `name:"level" default:"info" allowed:"debug|info|warn|error"`
 	// json for machines, text for people; auto picks text on a terminal and json elsewhere.
 	Format string `name:"format" default:"auto" allowed:"auto|json|text"`
+}
+
+// Tracing exports OpenTelemetry traces of calls, waits and attempts. A receiver that cannot be reached
+// delays nothing: spans that do not fit into a buffer of a few MiB are dropped and counted.
+type Tracing struct {
+	// URL of a receiver of OTLP, such as an OpenTelemetry Collector, usually with port 4317 for grpc and
+	// 4318 for http. http:// is without TLS. Empty turns tracing off.
+	Endpoint TracesURL `name:"endpoint"`
+	// grpc or http. With http, a URL without a path gets /v1/traces.
+	Protocol string `name:"protocol" example:"http" default:"grpc" allowed:"grpc|http"`
+	// Root certificates to trust instead of those of the system, in PEM.
+	CAFile File `name:"ca_file" example:"collector-ca.pem"`
+	// Client certificate in PEM, for receivers that require one.
+	CertFile File `name:"cert_file" example:"gateway.pem"`
+	// Private key of the certificate in PEM, mode 0600.
+	KeyFile File `name:"key_file" example:"gateway.key"`
+	// File with headers to send, such as the credentials of a service: one on each line, as Name: value,
+	// mode 0600.
+	HeadersFile File `name:"headers_file" example:"collector-headers.txt"`
+	// Share of the calls that are traced, and of the notifications in a batch that is. 100% traces
+	// everything, which takes about as much CPU as sending.
+	SampleRatio Percent `name:"sample_ratio" example:"5%" default:"1%" allowed:"0%..100%"`
+	// Trace a call that has a traceparent if its caller does, and only then. sample_ratio is for the
+	// other calls.
+	ParentBased bool `name:"parent_based" default:"true"`
+	// Name of the gateway in traces (service.name). OTEL_RESOURCE_ATTRIBUTES in the environment adds
+	// further attributes.
+	ServiceName string `name:"service_name" example:"push-gateway" default:"sluice" allowed:"/^[A-Za-z0-9._/-]{1,63}$/1 to 63 letters, digits, dots, dashes, underscores and slashes"`
 }
 
 // Readiness configures when /readyz reports that the gateway is ready. It always requires that the

@@ -82,8 +82,9 @@ func TestDefaults(t *testing.T) {
 		},
 		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTimeout: 25 * time.Second, TargetLatency: time.Second, Concurrency: 4096, UnregisteredTTL: 24 * time.Hour,
 			HeaderTimeout: 10 * time.Second, IdleTimeout: 11 * time.Minute, Connections: 20_000, BodyTimeout: 15 * time.Second},
-		Log:   config.Log{Level: "info", Format: "auto"},
-		Drain: config.Drain{Grace: 30 * time.Second}, Readiness: config.Readiness{Providers: "none"},
+		Log:     config.Log{Level: "info", Format: "auto"},
+		Tracing: config.Tracing{Protocol: "grpc", SampleRatio: 0.01, ParentBased: true, ServiceName: "sluice"},
+		Drain:   config.Drain{Grace: 30 * time.Second}, Readiness: config.Readiness{Providers: "none"},
 	}
 	want.Apps = map[string]*config.App{"shop": {
 		Keys:   []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},

@@ -98,7 +98,8 @@ func describeNode(node *yaml.Node) string {
 // quoteValue returns the rejected value and a separator, as the beginning of an error. It returns
 // "" if the value may be a secret or is long.
 func (d *decoder) quoteValue(f *field, text string) string {
-	hasPassword := f.Type == reflect.TypeFor[ProxyURL]() && strings.Contains(text, "@")
+	hasPassword := f.Type == reflect.TypeFor[ProxyURL]() && strings.Contains(text, "@") ||
+		f.Type == reflect.TypeFor[TracesURL]() && strings.ContainsAny(text, "@?")
 	if f.secret || hasPassword || len(text) > 100 {
 		return ""
 	}

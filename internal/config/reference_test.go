@@ -56,6 +56,7 @@ auth:
   certificates: [{name: orders, apps: [shop]}]
   oidc: [{issuer: "https://login.example.com", audience: [sluice], rules: [{claim: groups, value: ops, apps: [shop], scopes_claim: scope}]}]
 proxy: {url: "https://proxy.internal:3128"}
+tracing: {endpoint: "https://collector:4317", cert_file: a.pem, key_file: a.key}
 queue: {`+queue+`}
 retry: {rules: [{}]}
 quota: {apns: {scopes: [{name: bulk, rate: 1/s}]}}

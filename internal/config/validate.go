@@ -27,6 +27,7 @@ func (d *decoder) validate(cfg *Config) {
 	for _, block := range cfg.TLSBlocks() {
 		d.validateTLS(block.Path, block.TLS)
 	}
+	d.validateTracing(&cfg.Tracing)
 	d.validateBudgetFloor("retry", cfg.Retry)
 	for _, p := range cfg.Proxies() {
 		d.validateProxy(p.Path, p.Proxy)
@@ -79,6 +80,33 @@ func (d *decoder) validateNATS(n *NATS) {
 	}
 	if n.CertFile != "" || n.KeyFile != "" {
 		d.requireAll(path, "a client certificate", map[string]bool{"cert_file": n.CertFile != "", "key_file": n.KeyFile != ""})
+	}
+}
+
+// validateTracing rejects files without the URL that they are for, files for TLS without TLS, and a path
+// with a protocol that has none.
+func (d *decoder) validateTracing(t *Tracing) {
+	const path = "tracing"
+	isTLS := strings.HasPrefix(string(t.Endpoint), "https:")
+	for _, f := range []struct {
+		name   string
+		file   File
+		forTLS bool
+	}{{"ca_file", t.CAFile, true}, {"cert_file", t.CertFile, true}, {"key_file", t.KeyFile, true}, {"headers_file", t.HeadersFile, false}} {
+		switch {
+		case f.file == "":
+		case t.Endpoint == "":
+			d.fail(joinPath(path, f.name), "needs endpoint, the receiver that it is for")
+		case f.forTLS && !isTLS:
+			d.fail(joinPath(path, f.name), "is for an endpoint with https, and this one has no TLS")
+		}
+	}
+	if t.CertFile != "" || t.KeyFile != "" {
+		d.requireAll(path, "a client certificate", map[string]bool{"cert_file": t.CertFile != "", "key_file": t.KeyFile != ""})
+	}
+	_, rest, _ := strings.Cut(string(t.Endpoint), "://")
+	if _, below, found := strings.Cut(rest, "/"); found && below != "" && t.Protocol == "grpc" {
+		d.fail(joinPath(path, "endpoint"), "must have no path with protocol grpc (or set protocol to http)")
 	}
 }
 

@@ -151,6 +151,25 @@ func (u *URL) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// TracesURL is the URL of a receiver of traces.
+type TracesURL string
+
+// UnmarshalText parses an http or https URL without user, query and fragment.
+func (u *TracesURL) UnmarshalText(text []byte) error {
+	v, err := url.Parse(string(text))
+	if err == nil && v.Scheme == "http" {
+		v.Scheme = "https"
+	}
+	if err == nil {
+		_, err = httpsURL(v.String())
+	}
+	if err != nil {
+		return errUnparsable
+	}
+	*u = TracesURL(text)
+	return nil
+}
+
 func httpsURL(text string) (*url.URL, error) {
 	v, err := url.Parse(text)
 	if err != nil || v.Scheme != "https" || v.Hostname() == "" || v.User != nil || strings.ContainsAny(text, "?#") {

@@ -127,7 +127,7 @@ func TestConcurrencyLimitIsNeverExceededOrLeaked(t *testing.T) {
 			c := &delivery.ConcurrencyLimit{Max: limit}
 			r := wideRoute(t, &service{}, c)
 			var mu sync.Mutex
-			r.Observer.Attempted = func(*push.Notification, int, *push.Attempt) { time.Sleep(time.Millisecond) }
+			r.Observer.Attempted = func(*push.Notification, int, *push.Attempt, pool.Conn) { time.Sleep(time.Millisecond) }
 			r.Observer.Ended = func(*push.Notification, *push.Receipt, time.Duration) {
 				mu.Lock()
 				defer mu.Unlock()

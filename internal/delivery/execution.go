@@ -21,9 +21,9 @@ type execution struct {
 	*Executor
 	*push.Call
 	makeAttempt    Attempt
-	prior          int            // attempts made by other executors before this execution
-	deadline       time.Time      // no step starts after it; zero: no deadline
-	endpoint       *pool.Endpoint // of the last attempt
+	prior          int         // attempts made by other executors before this execution
+	deadline       time.Time   // no step starts after it; zero: no deadline
+	lease          *pool.Lease // of the last attempt
 	tried          pool.Tried
 	attempts       []push.Attempt
 	admitted       bool // has a place in ConcurrencyLimit
@@ -66,7 +66,10 @@ func (x *execution) begin(ctx context.Context) (cause *push.Outcome) {
 // admit acquires the concurrency limit of the gateway. While the provider is down, it also acquires a
 // permit of the throttler: nothing should wait for the rate limit then.
 func (x *execution) admit(ctx context.Context) (cause *push.Outcome) {
-	if _, err := x.ConcurrencyLimit.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
+	since := x.Observer.startWait(x.Notification)
+	_, err := x.ConcurrencyLimit.acquire(ctx, x.Call, 1, x.maxWait(ctx))
+	x.Observer.waited(x.Notification, WaitConcurrencyLimit, since)
+	if err != nil {
 		return x.shed(err)
 	}
 	x.admitted = true
@@ -107,7 +110,9 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause *push.Outcome) {
 	if expired(x.Notification) {
 		return &expiredOutcome
 	}
+	since := x.Observer.startWait(x.Notification)
 	wait, err := x.RateLimiter.Acquire(ctx, x.Notification, min(x.maxWait(ctx), x.Executor.Retry.MaxWait()))
+	x.Observer.waited(x.Notification, WaitRateLimit, since)
 	rejected, ok := errors.AsType[*push.RejectedError](err)
 	switch {
 	case ok && expired(x.Notification):
@@ -126,7 +131,9 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause *push.Outcome) {
 // acquireLease acquires the lease of an endpoint that the execution has not tried, if there is one, and
 // then the throttler.
 func (x *execution) acquireLease(ctx context.Context) (*pool.Lease, *push.Outcome) {
+	since := x.Observer.startWait(x.Notification)
 	lease, err := x.Pool.PickN(ctx, pool.Request{Tried: x.tried, Lane: x.Lane, Flow: x.App, CanQueue: x.CanQueue, MaxWait: x.maxWait(ctx)})
+	x.Observer.waited(x.Notification, WaitEndpoint, since)
 	if _, rejected := errors.AsType[*push.RejectedError](err); rejected {
 		return nil, x.shed(err)
 	}
@@ -160,10 +167,10 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 	if len(x.attempts) == 0 {
 		x.Budget.Deposit(1)
 	}
-	x.endpoint = lease.Endpoint()
+	x.lease = lease
 	x.attempts = append(x.attempts, push.Attempt{})
 	a := &x.attempts[len(x.attempts)-1]
-	a.Endpoint, a.Environment, a.Started = x.endpoint.String(), x.Environment, time.Now()
+	a.Endpoint, a.Environment, a.Started = lease.Endpoint().String(), x.Environment, time.Now()
 	defer func() {
 		a.Took = time.Since(a.Started)
 		lease.Done(a.Outcome)
@@ -187,7 +194,7 @@ func (x *execution) record() {
 	if x.RateLimiter.Record(x.Notification, a.Outcome) {
 		x.logLimited(x.Notification, a)
 	}
-	x.Observer.attempted(x.Notification, x.prior+len(x.attempts), a)
+	x.Observer.attempted(x.Notification, x.prior+len(x.attempts), a, x.lease.Conn())
 	if a.Reason == push.IntermediaryResponse {
 		x.logIntermediary(x.Notification, a)
 	}
@@ -212,7 +219,7 @@ func (x *execution) retry(ctx context.Context) (cause *push.Outcome) {
 		return orAbandoned(ctx, o)
 	}
 	if o.Verdict != push.Unsent { // an unsent attempt says nothing about its endpoint
-		x.tried = append(x.tried, x.endpoint)
+		x.tried = append(x.tried, x.lease.Endpoint())
 	}
 	return nil
 }

@@ -312,7 +312,7 @@ func TestObserverGetsEveryAttemptAndTheEnd(t *testing.T) {
 		var events []string
 		r := newRoute(t, s, 2)
 		r.Observer = delivery.Observer{
-			Attempted: func(n *push.Notification, number int, a *push.Attempt) {
+			Attempted: func(n *push.Notification, number int, a *push.Attempt, _ pool.Conn) {
 				events = append(events, fmt.Sprint(n.ID, " ", number, " ", a.Verdict, " ", a.Took))
 			},
 			Ended: func(n *push.Notification, r *push.Receipt, took time.Duration) {

@@ -150,7 +150,9 @@ func (b *batch) admit(ctx context.Context, items []item) (admitted int) {
 	if b.Throttler.RejectionRate() > 0 {
 		return 0
 	}
+	since := b.Observer.startWaitAll(items)
 	admitted, _ = b.ConcurrencyLimit.acquire(ctx, items[0].Call, len(items), b.maxWait(ctx, items))
+	b.Observer.waitedAll(items, WaitConcurrencyLimit, since)
 	return admitted
 }
 
@@ -171,7 +173,9 @@ func (b *batch) maxWait(ctx context.Context, items []item) time.Duration {
 func (b *batch) sendRun(ctx context.Context, items []item) {
 	for len(items) > 0 {
 		c := items[0].Call
+		since := b.Observer.startWaitAll(items)
 		lease, err := b.Pool.PickN(ctx, pool.Request{N: len(items), Lane: c.Lane, Flow: c.App, CanQueue: c.CanQueue, MaxWait: b.maxWait(ctx, items)})
+		b.Observer.waitedAll(items, WaitEndpoint, since)
 		if err != nil {
 			b.leaveRun(ctx, items)
 			return
@@ -365,7 +369,7 @@ func (p *part) process(ctx context.Context, results []wire.Result) {
 		}
 		a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
 		p.RateLimiter.Record(i.Notification, a.Outcome)
-		p.Observer.attempted(i.Notification, 1, a)
+		p.Observer.attempted(i.Notification, 1, a, p.lease.Conn())
 		setReceipt(i.Call, &a.Outcome, attempts[n:n+1:n+1]...)
 		accepted = append(accepted, i.Call)
 		took += a.Took
@@ -389,7 +393,7 @@ func (p *part) leave(ctx context.Context, i item, a *push.Attempt) {
 	a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
 	p.unlease(1, a.Outcome)
 	x := &execution{
-		Executor: p.Executor, Call: i.Call, endpoint: p.lease.Endpoint(), admitted: true, throttlePermit: p.throttle,
+		Executor: p.Executor, Call: i.Call, lease: p.lease, admitted: true, throttlePermit: p.throttle,
 		attempts:  []push.Attempt{*a},
 		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
 	}

@@ -422,7 +422,7 @@ func TestPanicInRunEndsItsCalls(t *testing.T) {
 		for _, endpoints := range []int{1, 2} { // with two, a part of the run can have a goroutine of its own
 			s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return accepted }}
 			r := fullRoute(t, s, endpoints)
-			r.Observer.Attempted = func(n *push.Notification, _ int, _ *push.Attempt) {
+			r.Observer.Attempted = func(n *push.Notification, _ int, _ *push.Attempt, _ pool.Conn) {
 				if n.ID == "7" || n.ID == "50" {
 					panic("observer")
 				}

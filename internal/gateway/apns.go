@@ -100,7 +100,7 @@ func (a *apnsApp) settings(read *blockFiles, base config.Base) settings {
 // sender returns the sender of the app's notifications.
 func (a *apnsApp) sender() delivery.Sender {
 	e := &delivery.Environments{Default: push.Environment(a.config.Environment), Routes: map[push.Environment]*delivery.Route{}}
-	observer := a.g.metrics.Route(a.name, push.APNs)
+	observer := a.g.observer(a.name, push.APNs)
 	for i, env := range apnsEnvironments {
 		if i > 0 && a.config.URL != "" {
 			e.Routes[env.name] = e.Routes[apnsEnvironments[0].name]

@@ -71,6 +71,7 @@ func localChecks(snap *snapshot) []Check {
 	checks = append(checks, timeoutChecks(snap.cfg)...)
 	checks = append(checks, proxyChecks(snap)...)
 	checks = append(checks, issuerChecks(snap)...)
+	checks = append(checks, snap.traceExport.checks()...)
 	checks = append(checks, storageChecks(snap.cfg)...)
 	return append(checks, apnsChecks(snap.cfg)...)
 }
@@ -292,6 +293,10 @@ func fileRefs(cfg *config.Config) (refs []fileRef) {
 		add(block.Path+".cert_file", block.TLS.CertFile, false)
 		add(block.Path+".client_ca_file", block.TLS.ClientCAFile, false)
 	}
+	add("tracing.headers_file", cfg.Tracing.HeadersFile, true)
+	add("tracing.key_file", cfg.Tracing.KeyFile, true)
+	add("tracing.cert_file", cfg.Tracing.CertFile, false)
+	add("tracing.ca_file", cfg.Tracing.CAFile, false)
 	for _, p := range cfg.Proxies() {
 		add(p.Path+".credentials_file", p.Proxy.CredentialsFile, true)
 		add(p.Path+".ca_file", p.Proxy.CAFile, false)

@@ -21,12 +21,16 @@ import (
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/metrics"
+	"github.com/sluice-push/sluice/internal/tracing"
 )
 
 // Gateway is a complete gateway. Listen opens its listeners, and Run serves.
 type Gateway struct {
 	log          *slog.Logger
 	metrics      *metrics.Metrics
+	tracer       tracing.Tracer
+	traceCounts  tracing.Counts
+	traceMetrics func() // adds the metrics of the export, once
 	concurrency  *delivery.ConcurrencyLimit
 	current      atomic.Pointer[snapshot]
 	loadReporter loadReporter
@@ -61,6 +65,9 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	}
 	g := &Gateway{log: log, metrics: metrics.New(log), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{}),
 		conns: newConnLimiter(connectionLimit(cfg.Limits.Connections)), adminConns: newConnLimiter(maxAdminConns), background: newTasks()}
+	g.traceMetrics = sync.OnceFunc(func() {
+		g.metrics.WatchTraces(g.traceCounts.Exported.Load, g.traceCounts.BufferFull.Load, g.traceCounts.ExportFailed.Load)
+	})
 	if hasQueue(cfg) {
 		g.storage = newStorage()
 	}

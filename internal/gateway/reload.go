@@ -198,6 +198,9 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 			changes = append(changes, fmt.Sprintf("auth.oidc[%d]: fetches its keys again", i))
 		}
 	}
+	if was, is := old.traceExport, next.traceExport; was != nil && is != nil && was != is {
+		changes = append(changes, "tracing: reconnecting")
+	}
 	for i, block := range next.cfg.TLSBlocks() {
 		if old.tls[i] != next.tls[i] {
 			changes = append(changes, block.Path+": new certificates")

@@ -62,6 +62,9 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 			b.addSecondary(a, &read[i].apns)
 		}
 	}
+	if next.traceExport, err = b.newTraceExport(&cfg.Tracing); err != nil {
+		b.errs = append(b.errs, err)
+	}
 	for i, block := range cfg.TLSBlocks() {
 		if next.tls[i], err = contents.listenerTLS(block.Path, block.TLS); err != nil {
 			b.errs = append(b.errs, err)
@@ -128,7 +131,7 @@ func (b *builder) newFCMSender(app string, c *config.FCM, read *blockFiles) (del
 		return nil, err
 	}
 	return delivery.Lazy(sync.OnceValue(func() delivery.Sender {
-		r := s.route(s.cred.fcm, &c.Retry, s.g.metrics.Route(app, push.FCM))
+		r := s.route(s.cred.fcm, &c.Retry, s.g.observer(app, push.FCM))
 		r.AsksProvider = true // with validate_only
 		return r
 	})), nil

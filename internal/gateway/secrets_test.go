@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/internal/tracing/tracingtest"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -103,7 +104,8 @@ func TestNoSecretLeaks(t *testing.T) {
 	sts := httptest.NewTLSServer(s.tokenServer(t))
 	defer sts.Close()
 	issuer := newTokenIssuer(t)
-	g, err := gateway.New(parse(t, issuer.authBlock(t, "{apps: [shop], scopes: [send]}")+s.fullConfig(t, d, sts)), d.logger())
+	traces := tracingtest.Start(t, false)
+	g, err := gateway.New(parse(t, issuer.authBlock(t, "{apps: [shop], scopes: [send]}")+s.fullConfig(t, d, sts)+tracingBlock(traces, "")), d.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +154,10 @@ func TestNoSecretLeaks(t *testing.T) {
 	if err := testwait.For(t, ended, "the end"); err != nil {
 		t.Error(err)
 	}
-	for _, marker := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "invalid_grant"} {
+	for _, span := range traces.Spans() {
+		_, _ = fmt.Fprintf(d, "%+v\n", span)
+	}
+	for _, marker := range []string{"Name:send webpush", "sluice.reason:", `"level":"DEBUG"`, "sluice_attempts_total", "invalid_grant"} {
 		if !strings.Contains(d.text(), marker) {
 			t.Errorf("the output does not contain %s, so it is incomplete", marker)
 		}

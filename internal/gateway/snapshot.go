@@ -32,6 +32,7 @@ type snapshot struct {
 	auth          *identity.Authenticator
 	issuers       []*tokenIssuer // of auth.oidc
 	api           *api.Handler
+	traceExport   *traceExport   // nil if tracing is off
 	tls           [2]*tls.Config // of the API and the admin listener; nil for plain HTTP
 
 	// users is the number of calls in progress, plus one while the snapshot is current, plus one
@@ -51,6 +52,7 @@ var (
 func (g *Gateway) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	snap := g.acquire()
 	defer snap.release()
+	g.tracer.Queued(c)
 	return snap.table.Sender(c.Notification).Send(ctx, c)
 }
 
@@ -58,6 +60,7 @@ func (g *Gateway) Send(ctx context.Context, c *push.Call) *push.Receipt {
 func (g *Gateway) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	snap := g.acquire()
 	defer snap.release()
+	g.tracer.Queued(calls...)
 	snap.table.Sender(calls[0].Notification).SendAll(ctx, calls, ended)
 }
 
@@ -112,6 +115,7 @@ func (g *Gateway) replace(old, next *snapshot) (replaced bool, err error) {
 	next.users.Store(2)
 	old.next, old.removed = next, old.notIn(next)
 	g.current.Store(next)
+	g.tracer.Use(next.traceExport.pipeline())
 	old.api.Replace(next.api)
 	old.release()
 	return true, nil
@@ -123,7 +127,9 @@ func (g *Gateway) startCurrent() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.running = true
-	g.start(g.current.Load(), &snapshot{})
+	current := g.current.Load()
+	g.start(current, &snapshot{})
+	g.tracer.Use(current.traceExport.pipeline())
 }
 
 // start starts the services and webhooks of a snapshot that do not run yet, and stops the webhooks of
@@ -138,13 +144,14 @@ func (g *Gateway) start(snap, old *snapshot) {
 	for _, i := range snap.issuers {
 		i.start()
 	}
+	snap.traceExport.start(g)
 	snap.runWebhooks(g.storage, old)
 }
 
 // part is what snapshots share. end ends its background work.
 type part interface{ end() }
 
-// parts returns the services, routers and issuers of tokens.
+// parts returns the services, routers, issuers of tokens, and the export of traces.
 func (snap *snapshot) parts() (all []part) {
 	for _, s := range snap.services {
 		all = append(all, s.service)
@@ -154,6 +161,9 @@ func (snap *snapshot) parts() (all []part) {
 	}
 	for _, i := range snap.issuers {
 		all = append(all, i)
+	}
+	if snap.traceExport != nil {
+		all = append(all, snap.traceExport)
 	}
 	return all
 }

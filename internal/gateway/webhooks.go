@@ -88,7 +88,7 @@ func (b *builder) newWebhook(path, app string, block config.Webhook, files *file
 	}
 	w, err := webhooks.New(webhooks.Config{
 		App: app, Name: block.Name, URL: string(block.URL), Secrets: secrets, Events: eventStatuses(block.Events), AllowedNetworks: prefixes(block.Networks),
-		RootCAs: roots.certPool(), Dial: dial, Feed: b.storage, Checkpoints: &b.storage.checkpoints, Logger: b.log,
+		RootCAs: roots.certPool(), Dial: dial, Feed: b.storage, Checkpoints: &b.storage.checkpoints, StartSpan: b.tracer.StartPost, Logger: b.log,
 	})
 	if err != nil {
 		return nil, keyError(path, "url", err)

@@ -32,6 +32,7 @@ type webhookReceiver struct {
 	posts   atomic.Uint64 // messages
 	mu      sync.Mutex
 	ids     []string // of the notifications, in the order of the events
+	traces  []string // traceparent of the messages
 	invalid []string
 }
 
@@ -62,6 +63,7 @@ func (l *webhookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := json.Unmarshal(body, &in); err != nil || verifier.Verify(r.Header, body) != nil {
 		l.invalid = append(l.invalid, string(body))
 	}
+	l.traces = append(l.traces, r.Header.Get("Traceparent"))
 	for _, e := range in.Data.Events {
 		l.ids = append(l.ids, e.ID)
 	}
@@ -72,6 +74,13 @@ func (l *webhookReceiver) received(id any) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Contains(l.ids, fmt.Sprint(id))
+}
+
+// traceParents returns the traceparent of each message.
+func (l *webhookReceiver) traceParents() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.traces)
 }
 
 // caFile writes the receiver's certificate to a file.

@@ -153,7 +153,7 @@ func (b *builder) newOriginRouter(app string, c *config.WebPush, read *blockFile
 		return nil, read.err
 	}
 	o := &originRouter{
-		g: b.Gateway, app: app, config: c, publicKey: read.vapid.Public(), observer: b.metrics.Route(app, push.WebPush),
+		g: b.Gateway, app: app, config: c, publicKey: read.vapid.Public(), observer: b.observer(app, push.WebPush),
 		settings: settings{
 			platform: push.WebPush, endpoints: joinAddrs(c.Endpoints), roots: read.roots, proxy: read.proxy, pool: c.Pool,
 			budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, publicOnly: c.URL == "", maxResponse: maxWebPushResponse,

@@ -16,7 +16,7 @@ func BenchmarkRoute(b *testing.B) {
 	n, a := &push.Notification{}, push.Attempt{Took: 40 * time.Millisecond, Outcome: accepted}
 	r := push.Receipt{Outcome: accepted, Attempts: []push.Attempt{a}}
 	notification := func() {
-		route.Attempted(n, 1, &a)
+		route.Attempted(n, 1, &a, nil)
 		route.Ended(n, &r, 41*time.Millisecond)
 	}
 	b.Run("single", func(b *testing.B) {

@@ -60,7 +60,7 @@ var groups = []struct {
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
 	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_nats", "sluice_webhook"}},
-	{"Configuration, log and build", []string{"sluice_config", "sluice_log", "sluice_build"}},
+	{"Configuration, log, traces and build", []string{"sluice_config", "sluice_log", "sluice_trace", "sluice_build"}},
 }
 
 // tables returns the tables of all metrics.
@@ -115,6 +115,8 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		}, func() []metrics.Issuer { return []metrics.Issuer{{URL: "https://login.example.com"}} })
 		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })
 		m.Reloaded(true)
+		one := func() uint64 { return 1 }
+		m.WatchTraces(one, one, one)
 		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
 			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhooks.Status{{App: "shop", Name: "crm"}}
 		})

@@ -38,7 +38,7 @@ func observe(o delivery.Observer, outcomes ...push.Outcome) {
 	for i, outcome := range outcomes {
 		a := push.Attempt{Endpoint: "192.0.2.1:443", Took: 20 * time.Millisecond, Outcome: outcome}
 		r.Attempts = append(r.Attempts, a)
-		o.Attempted(n, i+1, &a)
+		o.Attempted(n, i+1, &a, nil)
 	}
 	o.Ended(n, &r, time.Duration(len(outcomes))*20*time.Millisecond)
 }

@@ -78,7 +78,7 @@ func (m *Metrics) logCounter() prometheus.Collector {
 
 // Handler serves GET /metrics. It requires no API key: serve it on a private listener only.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
 }
 
 // Gatherer returns the metrics for use without HTTP.

@@ -4,6 +4,7 @@ package metrics_test
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -202,7 +203,7 @@ func TestMetricsContainNoSecrets(t *testing.T) {
 	}
 	secret := push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", ProviderID: canary, Field: canary, Detail: canary}
 	a := push.Attempt{Endpoint: canary, Outcome: secret}
-	route.Attempted(n, 2, &a)
+	route.Attempted(n, 2, &a, nil)
 	route.RateLimited(n, time.Second, true)
 	route.RateLimited(n, time.Second, false)
 	route.RetryDenied(n, secret)
@@ -237,7 +238,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 	n, a := &push.Notification{}, push.Attempt{Took: time.Millisecond, Outcome: unavailable}
 	r := push.Receipt{Outcome: unregistered, Attempts: []push.Attempt{a}}
 	if allocs := testing.AllocsPerRun(100, func() {
-		route.Attempted(n, 1, &a)
+		route.Attempted(n, 1, &a, nil)
 		route.Ended(n, &r, time.Millisecond)
 	}); allocs != 0 {
 		t.Errorf("%g allocations per notification", allocs)
@@ -313,4 +314,33 @@ func TestWaitingAndThrottlingGauges(t *testing.T) {
 			`sluice_concurrency_in_flight 0`,
 		)
 	})
+}
+
+// TestTracesAreExemplars observes notifications with and without a sampled trace, and reads the metrics as
+// Prometheus does.
+func TestTracesAreExemplars(t *testing.T) {
+	m := metrics.New(nil)
+	route := m.Route("shop", push.APNs)
+	for _, flags := range []string{"01", "00"} {
+		n := &push.Notification{Trace: push.TraceContext{TraceParent: "00-0af7651916cd43dd8448eb211c80319" + flags[1:] + "-b7ad6b7169203331-" + flags}}
+		a := push.Attempt{Took: time.Millisecond, Outcome: unavailable}
+		route.Attempted(n, 1, &a, nil)
+		route.RateLimited(n, time.Second, true)
+		route.Ended(n, &push.Receipt{Outcome: unavailable, Attempts: []push.Attempt{a}}, 2*time.Millisecond)
+	}
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text;version=1.0.0")
+	m.Handler().ServeHTTP(w, r)
+	for _, want := range []string{
+		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.001"} 2 # {trace_id="0af7651916cd43dd8448eb211c803191"} 0.001 `,
+		`sluice_notification_duration_seconds_bucket{app="shop",platform="apns",le="0.0025"} 2 # {trace_id="0af7651916cd43dd8448eb211c803191"} 0.002 `,
+		`sluice_ratelimit_wait_seconds_bucket{app="shop",platform="apns",le="1.0"} 2 # {trace_id="0af7651916cd43dd8448eb211c803191"} 1.0 `,
+	} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s is missing in %s", want, w.Body)
+		}
+	}
+	if strings.Contains(w.Body.String(), "0af7651916cd43dd8448eb211c803190") {
+		t.Error("a trace that is not sampled is an exemplar")
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -79,7 +80,7 @@ type route struct {
 func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
 	get := sync.OnceValue(func() *route { return m.newRoute(app, platform) })
 	return delivery.Observer{
-		Attempted:   func(n *push.Notification, number int, a *push.Attempt) { get().onAttempt(n, number, a) },
+		Attempted:   func(n *push.Notification, number int, a *push.Attempt, _ pool.Conn) { get().onAttempt(n, number, a) },
 		Ended:       func(n *push.Notification, r *push.Receipt, took time.Duration) { get().onEnd(n, r, took) },
 		RateLimited: func(n *push.Notification, wait time.Duration, admitted bool) { get().onRateLimited(n, wait, admitted) },
 		Throttled:   func(n *push.Notification) { get().onThrottled(n) },
@@ -104,30 +105,40 @@ func (m *Metrics) newRoute(app string, platform push.Platform) *route {
 	return r
 }
 
-func (r *route) onAttempt(_ *push.Notification, number int, a *push.Attempt) {
+// observe adds a value to a histogram, with the trace of the notification as its exemplar if the trace
+// is sampled.
+func observe(histogram prometheus.Observer, value time.Duration, n *push.Notification) {
+	if n.Trace.Sampled() {
+		histogram.(prometheus.ExemplarObserver).ObserveWithExemplar(value.Seconds(), prometheus.Labels{"trace_id": n.Trace.TraceID()})
+		return
+	}
+	histogram.Observe(value.Seconds())
+}
+
+func (r *route) onAttempt(n *push.Notification, number int, a *push.Attempt) {
 	r.attempts.add(a.Verdict.String(), a.Reason)
-	r.attemptDuration.Observe(a.Took.Seconds())
+	observe(r.attemptDuration, a.Took, n)
 	if number > 1 {
 		r.retries.Inc()
 	}
 }
 
-func (r *route) onEnd(_ *push.Notification, receipt *push.Receipt, took time.Duration) {
+func (r *route) onEnd(n *push.Notification, receipt *push.Receipt, took time.Duration) {
 	r.notifications.add(string(receipt.Status()), receipt.Reason)
 	if len(receipt.Warnings) > 0 {
 		r.warnings.Add(float64(len(receipt.Warnings)))
 	}
 	if len(receipt.Attempts) > 0 { // invalid notifications must not lower the measured duration
-		r.duration.Observe(took.Seconds())
+		observe(r.duration, took, n)
 	}
 }
 
-func (r *route) onRateLimited(_ *push.Notification, wait time.Duration, admitted bool) {
+func (r *route) onRateLimited(n *push.Notification, wait time.Duration, admitted bool) {
 	if !admitted {
 		r.rateLimited.Inc()
 		return
 	}
-	r.rateLimitWait.Observe(wait.Seconds())
+	observe(r.rateLimitWait, wait, n)
 }
 
 func (r *route) onThrottled(*push.Notification) { r.throttled.Inc() }

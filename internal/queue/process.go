@@ -254,7 +254,7 @@ func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt 
 	before := max(recorded, t.AttemptsStarted)
 	started = before
 	n.Retry, n.Warnings = remainingAttempts(t.Notification.Retry, before), nil
-	call := push.Call{Notification: &n, CanQueue: true, BeforeAttempt: func(attempt int) error {
+	call := push.Call{Notification: &n, CanQueue: true, QueuedSince: t.waitingSince(), BeforeAttempt: func(attempt int) error {
 		err = c.beforeAttempt(ctx, t, before+attempt)
 		if err == nil {
 			started = before + attempt

@@ -157,7 +157,7 @@ func (r *run) sendAll() {
 		*n, t.base, t.err = *t.Notification, t.AttemptsStarted, nil
 		n.Retry, n.Warnings = remainingAttempts(n.Retry, t.AttemptsStarted), nil
 		c := &calls[i]
-		*c = push.Call{Notification: n, Index: i, CanQueue: true, BeforeRun: r.beforeRun, BeforeAttempt: func(attempt int) error {
+		*c = push.Call{Notification: n, Index: i, CanQueue: true, QueuedSince: t.waitingSince(), BeforeRun: r.beforeRun, BeforeAttempt: func(attempt int) error {
 			return r.beforeAttempt(t, t.base+attempt)
 		}}
 		pointers[i] = c

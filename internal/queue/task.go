@@ -130,6 +130,15 @@ func (t *task) priorAttempts() []push.Attempt {
 	return t.Receipt.Attempts
 }
 
+// waitingSince returns since when the task waits: since its last attempt, or since it was due.
+func (t *task) waitingSince() time.Time {
+	if prior := t.priorAttempts(); len(prior) > 0 {
+		last := &prior[len(prior)-1]
+		return last.Started.Add(last.Took)
+	}
+	return t.Notification.Due()
+}
+
 // newEvent returns an event of the task with this status.
 func (t *task) newEvent(status push.Status, at time.Time) push.Event {
 	return push.Event{
