@@ -42,7 +42,7 @@ func (h *History) Search(ctx context.Context, app string, want push.Query) (push
 		return push.Page{}, err
 	}
 	defer h.searches.Release(1)
-	q := &query{History: h, app: app, Query: want, firstSeq: max(1, h.firstSeq.Load())}
+	q := &query{History: h, app: app, Query: want, firstSeq: max(1, h.firstSeq.Load()), ended: map[record.Position]push.Status{}}
 	if err := q.setRange(ctx); err != nil {
 		return push.Page{}, err
 	}
@@ -60,6 +60,7 @@ type query struct {
 	before   jetstream.Offset             // the first record that is not to be read
 	pending  map[uuid.UUID][]*eventHeader // that were not stored when the call started
 	parser   record.HeaderParser
+	ended    map[record.Position]push.Status // of the tasks whose end was read before them, if Statuses is set
 }
 
 // setRange sets the part of the log that can have the notifications.
@@ -236,9 +237,15 @@ func (q *query) examine(ctx context.Context, c candidate) (*push.Summary, error)
 	h := c.header
 	switch {
 	case h.Of.Seq >= q.firstSeq: // the first one is the record of the task
+		if len(q.Statuses) > 0 && (h.Kind == record.End || h.Kind == record.Cancel) {
+			q.ended[h.Of] = h.Status
+		}
 	case q.Platform != "" && h.Platform != "" && h.Platform != q.Platform:
 	case !q.Since.IsZero() && h.At.Before(q.Since) || !q.Until.IsZero() && !h.At.Before(q.Until):
 	default:
+		if may, err := q.mayHaveStatus(ctx, c); !may || err != nil {
+			return nil, err
+		}
 		found, err := q.lookupOne(ctx, h.ID, q.pending[h.ID], q.entries.findState)
 		if err != nil || found == nil || !q.isFirst(found, c.at) || len(q.Statuses) > 0 && !slices.Contains(q.Statuses, found.state.Status) {
 			return nil, err
@@ -250,6 +257,36 @@ func (q *query) examine(ctx context.Context, c candidate) (*push.Summary, error)
 		return &summary, nil
 	}
 	return nil, nil
+}
+
+// mayHaveStatus reports whether the notification of a record may have one of Statuses, if the record is the
+// first of it. It reads at most the end, and not that if it was read before: most notifications have
+// another status.
+func (q *query) mayHaveStatus(ctx context.Context, c candidate) (bool, error) {
+	if len(q.Statuses) == 0 {
+		return true, nil
+	}
+	h, at := c.header, record.Position(c.at)
+	if h.Kind == record.End || h.Kind == record.Cancel {
+		return slices.Contains(q.Statuses, h.Status), nil
+	}
+	if status, ok := q.ended[at]; ok {
+		delete(q.ended, at)
+		return slices.Contains(q.Statuses, status), nil
+	}
+	positions, err := q.findEntries(ctx, func() ([]position, error) { return q.entries.findState(h.ID) })
+	if err != nil {
+		return false, err
+	}
+	if len(q.pending[h.ID]) > 0 || slices.ContainsFunc(positions, func(p position) bool { return p.isOfID() && p.kind() == '?' }) {
+		return true, nil
+	}
+	i := slices.IndexFunc(positions, position.isEnd)
+	if i < 0 {
+		return slices.ContainsFunc(q.Statuses, func(s push.Status) bool { return !isEnd(s) }), nil
+	}
+	end, err := q.storedHeader(ctx, positions[i])
+	return end == nil || end.id != h.ID || slices.Contains(q.Statuses, end.status), err
 }
 
 // isFirst reports whether the first stored event of a notification, with the tag if one is given, is at
