@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -229,11 +228,11 @@ func Warnings(cfg *config.Config) []string { return append(configWarnings(cfg), 
 // configWarnings returns the warnings except those about API keys, which become true as time passes.
 func configWarnings(cfg *config.Config) (found []string) {
 	for _, f := range fileRefs(cfg) {
-		if !f.secret || f.file == "" || runtime.GOOS == "windows" {
+		if !f.secret || f.file == "" {
 			continue
 		}
 		info, err := os.Stat(string(f.file))
-		if err != nil || info.Mode().Perm()&0o077 == 0 {
+		if err != nil || !readableByOthers(info) {
 			continue
 		}
 		found = append(found, fmt.Sprintf("%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)", f.key, string(f.file), info.Mode().Perm()))
