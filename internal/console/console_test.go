@@ -5,6 +5,7 @@ package console_test
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -296,6 +297,11 @@ func TestTimeline(t *testing.T) {
 func TestSearch(t *testing.T) {
 	ts := newTestConsole(t)
 	ts.signIn(readKey)
+	if body := ts.get("/console/notifications?tag=promo&since=-1h"); !strings.Contains(body, "4,321") || !strings.Contains(body, "p99 3.0 ms") ||
+		!slices.Contains(ts.calls, "GET /v1/apps/shop/stats?by=status&since=-1h&tag=promo ") {
+		t.Error(ts.calls, body)
+	}
+	ts.calls = nil
 	body := ts.get("/console/notifications?tag=promo&status=refused&since=-1h&cursor=x")
 	if len(ts.calls) != 1 || ts.calls[0] != "GET /v1/apps/shop/notifications?cursor=x&limit=50&since=-1h&status=refused&tag=promo " {
 		t.Error(ts.calls)

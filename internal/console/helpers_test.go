@@ -107,6 +107,10 @@ func (ts *testConsole) serveAPI(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"title":"The API key belongs to another app","detail":"no"}`)
 		return
 	}
+	if strings.HasSuffix(r.URL.Path, "/stats") {
+		_, _ = io.WriteString(w, `{"since":"2026-11-30T12:00:00Z","total":4321,"counts":[{"status":"accepted","count":4321}],"latency_ms":{"p50":1,"p95":2,"p99":3}}`)
+		return
+	}
 	if r.Method == http.MethodGet {
 		page := push.Page{Notifications: []push.Summary{{ID: knownID, Status: push.StatusUnregistered, Platform: push.APNs, Reason: hostile, Tags: []string{hostile}}}, NextCursor: "a&b"}
 		if err := json.NewEncoder(w).Encode(page); err != nil {

@@ -28,6 +28,7 @@ type notificationsData struct {
 	Error   string
 	Found   *notificationView // by its ID
 	List    *listView         // by the other criteria
+	Stats   *push.Stats       // of the tag and time, on the first page
 }
 
 // searchQuery is the form of the page.
@@ -106,7 +107,9 @@ func (c *Console) showNotifications(w http.ResponseWriter, r *http.Request, v *v
 	case data.Query.ID != "":
 		data.Found, data.Error = c.find(r, v, get("app"), data.Query.ID)
 	case len(data.Apps) > 0:
-		data.List, data.Error = c.list(r, v, data.Query, pageSize)
+		if data.List, data.Error = c.list(r, v, data.Query, pageSize); data.List != nil && data.List.First {
+			data.Stats = c.stats(r, v, data.Query)
+		}
 	}
 	if isPart(r) {
 		c.renderPart(w, "notifications-result", data)
@@ -138,6 +141,22 @@ func (c *Console) list(r *http.Request, v *viewer, q searchQuery, limit int) (*l
 		list.Next = template.URL(next.Encode())
 	}
 	return list, ""
+}
+
+// stats returns how many notifications with the tag and time of the query have ended, or nil.
+func (c *Console) stats(r *http.Request, v *viewer, q searchQuery) *push.Stats {
+	query := url.Values{"by": {string(push.ByStatus)}}
+	for name, value := range map[string]string{"tag": q.Tag, "since": q.Since} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	response := c.call(r.Context(), v, http.MethodGet, "/v1/apps/"+url.PathEscape(q.App)+"/stats?"+query.Encode(), nil)
+	stats := new(push.Stats)
+	if response.Status != http.StatusOK || json.Unmarshal(response.body.Bytes(), stats) != nil || stats.Total == 0 {
+		return nil
+	}
+	return stats
 }
 
 // find returns a notification of an app that the viewer may read, or a text that says why there is

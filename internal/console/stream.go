@@ -70,6 +70,9 @@ func (c *Console) streamLive(w http.ResponseWriter, r *http.Request, v *viewer) 
 	}
 	defer c.streams.close(cookie.Value)
 	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead { // asks only whether a stream is possible; the connection is used again
+		return
+	}
 	control := http.NewResponseController(w)
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // a server without deadlines needs none
 	ticker := time.NewTicker(snapshotInterval)

@@ -126,3 +126,14 @@ func TestStreamEndsWithSession(t *testing.T) {
 		}
 	})
 }
+
+func TestHeadOfStreamReturns(t *testing.T) {
+	ts := newTestConsole(t)
+	if w := ts.do(http.MethodHead, "/console/live/events", nil, "Accept: text/event-stream"); w.Code != http.StatusUnauthorized {
+		t.Errorf("without a session: %d", w.Code)
+	}
+	ts.signIn(shopKey)
+	if w := ts.do(http.MethodHead, "/console/live/events", nil, "Accept: text/event-stream"); w.Code != http.StatusOK { // returns at once
+		t.Error(w.Code)
+	}
+}

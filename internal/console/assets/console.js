@@ -31,7 +31,7 @@ if (live) startLive();
 
 function startLive() {
   const plots = startPlots();
-  let source, paused = false, lastEvent = newestEvent();
+  let source, paused = false, leaving = false, lastEvent = newestEvent();
   const show = (state, text) => {
     byID("connection").dataset.state = state;
     byID("connection-text").textContent = text;
@@ -45,6 +45,7 @@ function startLive() {
     });
     source.addEventListener("point", (e) => plots.add(JSON.parse(e.data)));
     source.addEventListener("error", () => {
+      if (leaving) return;
       show("lost", "no connection, trying again");
       if (source.readyState === EventSource.CLOSED) { // refused: signed out, or too many pages
         fetch(live.dataset.events, {method: "HEAD", headers: {Accept: "text/event-stream"}}).then((r) => {
@@ -73,7 +74,12 @@ function startLive() {
     }
   });
   connect();
+  for (const event of ["beforeunload", "pagehide"]) addEventListener(event, () => { leaving = true; });
   addEventListener("pagehide", () => source.close());
+  addEventListener("pageshow", (e) => { // from the cache of the browser
+    leaving = false;
+    if (e.persisted && !paused) connect();
+  });
 }
 
 /* Two plots of the last ten minutes. The points stay in this tab when the page is left. */

@@ -344,6 +344,7 @@ func TestConsole(t *testing.T) {
 	b.wait("#list")
 	b.open("/console/notifications")
 	b.wait("#list")
+	b.wait("#stats")
 	b.shoot(page{name: "search"})
 	b.run(chromedp.SendKeys("input[name=id]", id+"\r"))
 	b.wait("#notification")
