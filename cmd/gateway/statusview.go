@@ -96,8 +96,8 @@ func (v statusView) storage(s *gateway.Status) (lines []string) {
 		}
 		lines = append(lines, v.clip(text))
 	}
-	if h := s.History; h != nil && (!h.CaughtUp || h.Lost > 0) {
-		text := v.line("history  %d events not indexed yet, %d lost", h.LagBatches, h.Lost)
+	if h := s.History; h != nil && !h.CaughtUp {
+		text := v.line("history  %d messages of the cluster not received yet", h.LagBatches)
 		lines = append(lines, v.paint(yellow, text))
 	}
 	if l := s.QuotaLease; l != nil {

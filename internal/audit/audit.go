@@ -18,6 +18,8 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	logrecord "github.com/sluice-push/sluice/internal/record"
+	"github.com/sluice-push/sluice/push"
 )
 
 const (
@@ -151,7 +153,7 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 		}
 		next = m.Sequence + 1
 		for i, item := range jetstream.Items(m.Data) {
-			text, isTask, err := eventOf(item)
+			text, kind, err := eventOf(item)
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
 			}
@@ -159,12 +161,13 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
 			}
+			r.unsent = kind == logrecord.Cancel || r.Status == push.StatusCancelled
 			r.seq, r.item, r.late = m.Sequence, i, late
 			if err := a.store.addEvent(r); err != nil {
 				return 0, err
 			}
 			a.report.Events++
-			if !isTask {
+			if kind != logrecord.Task {
 				continue
 			}
 			if err := a.store.addTask(r.ID, r.App); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluice-push/sluice/internal/audit"
+	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -196,10 +197,32 @@ func TestAuditReportsNotificationsLostOnDisk(t *testing.T) {
 // TestAuditFailsOnInvalidEvents returns an error with the position instead of a report without them.
 func TestAuditFailsOnInvalidEvents(t *testing.T) {
 	f := newFixture(t)
-	if _, err := f.events.AppendAll(t.Context(), "EVENTS.shop", [][]byte{[]byte(`{"id":"` + newID() + `"}`), []byte("{")}); err != nil {
-		t.Fatal(err)
-	}
+	f.store([]byte(`{"id":"` + newID() + "\"}\n{\n"))
 	if _, err := audit.Run(t.Context(), f.engine, audit.Config{Events: "EVENTS"}); err == nil || !strings.Contains(err.Error(), "event 1.1") {
 		t.Error(err)
+	}
+}
+
+// TestAuditFollowsOrderOfSeveralGateways reads notifications that two gateways handled at the same time.
+// Only the first of the records that exclude each other counts.
+func TestAuditFollowsOrderOfSeveralGateways(t *testing.T) {
+	f := newFixture(t)
+	second := func(id string, status push.Status) push.Event {
+		e := newEvent(id, status)
+		e.At = e.At.Add(time.Second)
+		return e
+	}
+	both, rescheduled, cancelled := newID(), newID(), newID()
+	waiting := newEvent(rescheduled, push.StatusQueued)
+	waiting.Attempt = 1
+	f.appendRecords(newEvent(both, push.StatusQueued), newEvent(both, push.StatusSending), second(both, push.StatusSending), newEvent(both, push.StatusAccepted))
+	f.appendRecords(newEvent(rescheduled, push.StatusQueued), newEvent(rescheduled, push.StatusSending), waiting, second(rescheduled, push.StatusSending), newEvent(rescheduled, push.StatusCancelled))
+	f.appendRecords(newEvent(cancelled, push.StatusQueued), newEvent(cancelled, push.StatusCancelled), newEvent(cancelled, push.StatusSending))
+	late := newID()
+	f.appendRecords(newEvent(late, push.StatusQueued), newEvent(late, push.StatusSending))
+	f.appendKind(record.Cancel, newEvent(late, push.StatusExpired)) // by another gateway, which had not seen the attempt
+	f.appendRecords(newEvent(late, push.StatusAccepted))
+	if got := f.audit(); !got.Clean() || got.Notifications != 4 || got.Accepted != 4 || got.Waiting != 0 || len(got.Findings) != 0 {
+		t.Errorf("%+v", got)
 	}
 }

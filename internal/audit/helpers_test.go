@@ -3,9 +3,11 @@
 package audit_test
 
 import (
-	"context"
+	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
-	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -26,7 +28,6 @@ type fixture struct {
 	*testing.T
 	engineConfig jetstream.Config
 	engine       *jetstream.Engine
-	events       *jetstream.Writer
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -37,19 +38,37 @@ func newFixture(t *testing.T) *fixture {
 		return err
 	})
 	f.addStream("EVENTS", natsjs.LimitsPolicy)
-	f.events = f.engine.Writer("EVENTS")
-	f.events.MaxItems = 500
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- f.events.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := testwait.For(t, ended, "the end of the writer"); err != nil {
-			t.Error(err)
-		}
-		_ = f.engine.Close()
-	})
+	t.Cleanup(func() { _ = f.engine.Close() })
 	return f
+}
+
+// appendRecords appends events as a history does.
+func (f *fixture) appendRecords(events ...push.Event) {
+	f.Helper()
+	for _, e := range events {
+		r, err := record.FromEvent(&e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.appendKind(r.Kind, e)
+	}
+}
+
+// appendKind appends an event as a record of a kind.
+func (f *fixture) appendKind(kind record.Kind, e push.Event) {
+	f.Helper()
+	r, err := record.FromEvent(&e)
+	if err != nil {
+		f.Fatal(err)
+	}
+	r.Kind = kind
+	data, err := r.Append(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	message := binary.AppendUvarint([]byte{1}, uint64(len(data)))
+	message = binary.LittleEndian.AppendUint32(message, crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)))
+	f.store(append(message, data...))
 }
 
 func (f *fixture) addStream(name string, retention natsjs.RetentionPolicy) {
@@ -60,19 +79,30 @@ func (f *fixture) addStream(name string, retention natsjs.RetentionPolicy) {
 	})
 }
 
-// appendEvents appends events as a history does.
+// appendEvents appends events as a version without a log did.
 func (f *fixture) appendEvents(events ...push.Event) {
 	f.Helper()
-	texts := make([][]byte, len(events))
-	for i, e := range events {
-		var err error
-		if texts[i], err = e.AppendJSON(nil); err != nil {
-			f.Fatal(err)
+	for batch := range slices.Chunk(events, 500) {
+		var texts []byte
+		for _, e := range batch {
+			text, err := e.AppendJSON(nil)
+			if err != nil {
+				f.Fatal(err)
+			}
+			texts = append(append(texts, text...), '\n')
 		}
+		f.store(texts)
 	}
-	if _, err := f.events.AppendAll(f.Context(), "EVENTS.shop", texts); err != nil {
-		f.Fatal(err)
-	}
+}
+
+// store stores a message of the stream of events once.
+func (f *fixture) store(data []byte) {
+	f.Helper()
+	id := newID()
+	jetstreamtest.Retry(f, f.engineConfig, func() error {
+		_, err := f.engine.JetStream().Publish(f.Context(), "EVENTS.shop", data, natsjs.WithMsgID(id))
+		return err
+	})
 }
 
 // addQueued adds tasks to a stream as a queue does.

@@ -35,22 +35,23 @@ type record struct {
 	item   int    // its index in the message
 	reason string // of an end as unknown or cancelled
 	end    int64  // hash of the end
+	unsent bool   // it is an end without an attempt, such as a cancellation
 	late   bool   // it was appended while the audit ran
 }
 
-// eventOf returns the JSON text of an item: an event, or a record of a log. isTask says that the record
-// is also a task, which is in the queue until its end.
-func eventOf(item []byte) (text []byte, isTask bool, err error) {
+// eventOf returns the JSON text of an item: an event, or a record of a log, whose kind it also returns. A
+// record of kind Task is also a task, which is in the queue until its end.
+func eventOf(item []byte) (text []byte, kind logrecord.Kind, err error) {
 	if !logrecord.IsRecord(item) {
-		return item, false, nil
+		return item, 0, nil
 	}
 	r, err := logrecord.Parse(item)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	e := r.Event()
 	text, err = e.AppendJSON(nil)
-	return text, r.Kind == logrecord.Task, err
+	return text, r.Kind, err
 }
 
 // parseEvent parses an event. Its position is not set.
@@ -101,7 +102,8 @@ type notification struct {
 	late      bool // an event was appended while the audit ran
 	attempted bool // an attempt started
 	sending   bool // an attempt started and it was not rescheduled since
-	cancelled bool
+	attempts  int  // number of the last attempt; one with a lower number was not sent
+	cancelled bool // it has ended without an attempt
 	ends      int
 	end       int64
 }
@@ -125,15 +127,17 @@ func (n *notification) apply(r *record) {
 	n.lost = n.lost || r.reason == push.ReasonTaskLost
 	n.notStored = n.notStored || r.reason == push.ReasonNotStored
 	n.missing = n.missing || r.reason == push.ReasonTaskMissing
-	switch r.Status {
-	case push.StatusQueued, push.StatusScheduled:
+	switch {
+	case r.Status == push.StatusQueued, r.Status == push.StatusScheduled:
 		n.accepted = n.accepted || r.Attempt == 0
-		n.sending = n.sending && r.Attempt == 0
-	case push.StatusSending:
-		n.attempted, n.sending = true, true
+		n.sending = n.sending && r.Attempt < n.attempts
+	case r.Status == push.StatusSending:
 		n.fromQueue = n.fromQueue || len(r.KeyHash) == 0
-	case push.StatusCancelled:
-		if !n.sending && n.ends == 0 { // otherwise the cancellation came too late
+		if r.Attempt > n.attempts && n.ends == 0 { // otherwise another gateway was first
+			n.attempted, n.sending, n.attempts = true, true, r.Attempt
+		}
+	case r.unsent:
+		if !n.sending && n.ends == 0 { // otherwise it came too late
 			n.ends, n.cancelled = 1, true
 		}
 	default:

@@ -11,6 +11,7 @@ CREATE TABLE record (
 	"end"    INTEGER NOT NULL DEFAULT 0,
 	key_hash BLOB,
 	late     INTEGER NOT NULL DEFAULT FALSE,
+	unsent   INTEGER NOT NULL DEFAULT FALSE, -- an end without an attempt
 	PRIMARY KEY (id, seq, item)
 ) WITHOUT ROWID;
 

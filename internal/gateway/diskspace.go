@@ -19,8 +19,8 @@ const (
 
 // trimHistory deletes the oldest events while the disk is too full for new notifications, until ctx ends.
 // It keeps those that Idempotency-Keys need (idempotencyTTL) or, when even the reserve for accepted
-// notifications is in use, the recent ones. It always keeps the events since the oldest task in the queue
-// was stored: they say which tasks are cancelled.
+// notifications is in use, the recent ones. The log keeps those since the oldest task in the queue was
+// stored.
 func (st *storage) trimHistory(ctx context.Context) error {
 	ticker := time.NewTicker(diskCheckInterval)
 	defer ticker.Stop()
@@ -39,14 +39,7 @@ func (st *storage) trimHistory(ctx context.Context) error {
 			keep = recentHistory
 		}
 		before := time.Now().Add(-keep)
-		oldest, err := st.OldestTask(ctx)
-		if err == nil && !oldest.IsZero() && oldest.Before(before) {
-			before = oldest
-		}
-		var trimmed bool
-		if err == nil {
-			trimmed, err = st.Trim(ctx, before)
-		}
+		trimmed, err := st.Trim(ctx, before)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			st.log.Warn("cannot delete the oldest events to free disk space", "err", err)

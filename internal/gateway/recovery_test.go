@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -41,41 +42,64 @@ func interruptCall(t *testing.T, dir, key, body string, status push.Status, onLo
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended, logEnded := make(chan error, 1), make(chan error, 1)
-	var log *jetstream.Log
-	if onLog {
-		if log, err = history.OpenLog(t.Context(), e); err != nil {
-			t.Fatal(err)
-		}
-		go func() { logEnded <- log.Run(ctx) }()
-	} else {
-		logEnded <- nil
-		for _, name := range queue.Streams() {
-			if _, err := e.Stream(t.Context(), natsjs.StreamConfig{Name: name, Subjects: []string{name}, Retention: natsjs.WorkQueuePolicy}); err != nil {
-				t.Fatal(err)
-			}
-		}
+	keyHash, bodyHash := sha256.Sum256([]byte("shop\x00"+key)), sha256.Sum256([]byte(body))
+	id = uuid.Must(uuid.NewV7()).String()
+	event := push.Event{
+		ID: id, App: "shop", At: time.Now(), Status: status, Platform: push.APNs, KeyHash: keyHash[:], BodyHash: bodyHash[:],
 	}
-	h, err := history.Open(t.Context(), history.Config{Engine: e, Log: log, Dir: filepath.Join(dir, "index")})
+	if onLog {
+		appendEvent(t, e, event)
+	} else {
+		publishEvent(t, e, event)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// appendEvent appends an event to the log of an engine.
+func appendEvent(t *testing.T, e *jetstream.Engine, event push.Event) {
+	t.Helper()
+	log, err := history.OpenLog(t.Context(), e, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { ended <- h.Run(ctx) }()
-	keyHash, bodyHash := sha256.Sum256([]byte("shop\x00"+key)), sha256.Sum256([]byte(body))
-	id = uuid.Must(uuid.NewV7()).String()
-	if _, err := h.Append(ctx, push.Event{
-		ID: id, App: "shop", At: time.Now(), Status: status, Platform: push.APNs, KeyHash: keyHash[:], BodyHash: bodyHash[:],
-	}); err != nil {
+	h, err := history.Open(t.Context(), history.Config{Engine: e, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+	if _, err := h.Append(ctx, event); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
-	for _, err := range []error{testwait.For(t, ended, "the end"), testwait.For(t, logEnded, "the end of the log"), h.Close(), e.Close()} {
-		if err != nil {
+	if err := errors.Join(testwait.For(t, ended, "the end of the log"), h.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// publishEvent stores an event as a version without a log did.
+func publishEvent(t *testing.T, e *jetstream.Engine, event push.Event) {
+	t.Helper()
+	for _, name := range append(queue.Streams(), history.Stream) {
+		cfg := natsjs.StreamConfig{Name: name, Subjects: []string{name}, Retention: natsjs.WorkQueuePolicy}
+		if name == history.Stream {
+			cfg.Subjects, cfg.Retention = []string{"sluice.event.>"}, natsjs.LimitsPolicy
+		}
+		if _, err := e.Stream(t.Context(), cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return id
+	text, err := event.AppendJSON(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.JetStream().Publish(t.Context(), "sluice.event.shop", append(text, '\n')); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestInterruptedCallCanBeRepeated repeats a call with its Idempotency-Key after a crash in the middle of

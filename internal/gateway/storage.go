@@ -44,7 +44,7 @@ type storage struct {
 	*history.History                  // nil before open
 	keys             *idempotency.Log // nil before open
 	engine           *jetstream.Engine
-	eventLog         *jetstream.Log // nil before open, and with a cluster
+	eventLog         *jetstream.Log // nil before open
 	log              *slog.Logger
 	idempotencyTTL   time.Duration
 	quotaLease       *quotalease.Member // nil before open, and without a cluster
@@ -96,25 +96,25 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	if st.engine, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return err
 	}
-	if err := st.openLog(ctx); err != nil {
+	if st.eventLog, err = history.OpenLog(ctx, st.engine, index); err != nil {
 		return errors.Join(err, st.engine.Close())
 	}
 	st.History, err = history.Open(ctx, history.Config{
 		Engine: st.engine, Log: st.eventLog, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
 	})
 	if err != nil {
-		return errors.Join(err, st.engine.Close())
+		return errors.Join(err, st.eventLog.Close(), st.engine.Close())
 	}
 	settleTime := max(2*time.Minute, cfg.Limits.SendTimeout+time.Minute)
 	st.Queue, err = queue.Open(ctx, queue.Config{
-		Engine: st.engine, Log: st.queueLog(), Checkpoint: checkpointFile(cfg), Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
+		Engine: st.engine, Log: st.eventLog, Checkpoint: checkpointFile(cfg), Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
 		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, SettleTime: settleTime, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err == nil {
 		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue, ClaimTTL: 5 * settleTime / 2})
 	}
 	if err != nil {
-		return errors.Join(err, st.History.Close(), st.engine.Close())
+		return errors.Join(err, st.History.Close(), st.eventLog.Close(), st.engine.Close())
 	}
 	st.checkpoints.open(st.engine, log)
 	st.quotaLease = newQuotaLease(st.engine, cfg.Quota.Shared, log)
@@ -122,28 +122,17 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	return nil
 }
 
-// openLog opens the log of an embedded engine, which the history and the queue share.
-func (st *storage) openLog(ctx context.Context) (err error) {
-	if st.engine.Embedded() {
-		st.eventLog, err = history.OpenLog(ctx, st.engine)
-	}
-	return err
-}
-
-// checkpointFile returns the file for the state of the queue, which only an embedded engine needs.
+// checkpointFile returns the file for the state of the queue, or nothing if there is no directory for it.
 func checkpointFile(cfg *config.Config) string {
-	if cfg.Queue.Dir == "" {
+	const name = "queue.checkpoint"
+	switch {
+	case cfg.Queue.Dir != "":
+		return filepath.Join(string(cfg.Queue.Dir), name)
+	case cfg.History.Dir != "":
+		return filepath.Join(string(cfg.History.Dir), name)
+	default:
 		return ""
 	}
-	return filepath.Join(string(cfg.Queue.Dir), "queue.checkpoint")
-}
-
-// queueLog returns the log for the queue, or nil.
-func (st *storage) queueLog() queue.Log {
-	if st.eventLog == nil {
-		return nil
-	}
-	return st.eventLog
 }
 
 // idempotencyDomain identifies the gateways that share Idempotency-Keys with this one. It is empty
@@ -183,9 +172,7 @@ func (st *storage) run() {
 	st.backend.start(func(context.Context) error {
 		return panics.Restart(historyEnded, st.log, "release of Idempotency-Keys", st.keys.Run)
 	})
-	if st.eventLog != nil {
-		st.writing.start(st.eventLog.Run)
-	}
+	st.writing.start(st.eventLog.Run)
 	if st.engine.Embedded() {
 		st.backend.start(func(ctx context.Context) error {
 			return panics.Restart(ctx, st.log, "deletion of old events", st.trimHistory)
@@ -210,7 +197,7 @@ func (st *storage) stop() error {
 		return nil
 	}
 	err := errors.Join(st.sending.end(), st.delivering.end(), st.writing.end()) // writing uses the engine
-	return errors.Join(err, st.backend.end(), st.History.Close(), st.engine.Close())
+	return errors.Join(err, st.backend.end(), st.History.Close(), st.eventLog.Close(), st.engine.Close())
 }
 
 // ready returns the reason why the queue cannot store notifications, or nil.

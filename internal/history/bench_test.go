@@ -4,6 +4,7 @@ package history_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -22,9 +23,21 @@ func openBench(b *testing.B) (open func(dir string) (h *history.History, stop fu
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = e.Close() })
+	log, err := history.OpenLog(b.Context(), e, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+	b.Cleanup(func() {
+		cancel()
+		if err := errors.Join(testwait.For(b, ended, "the end of the log"), e.Close()); err != nil {
+			b.Error(err)
+		}
+	})
 	return func(dir string) (*history.History, func()) {
-		h, err := history.Open(b.Context(), history.Config{Engine: e, Dir: dir})
+		h, err := history.Open(b.Context(), history.Config{Engine: e, Log: log, Dir: dir})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -70,7 +83,7 @@ func BenchmarkIndexing(b *testing.B) {
 		if err := h.WaitCaughtUp(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		stop() // commits the remaining events
+		stop()
 	}
 	perEvent := float64(b.Elapsed().Nanoseconds()) / float64(b.N*len(events))
 	b.ReportMetric(perEvent, "ns/event")

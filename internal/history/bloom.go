@@ -3,8 +3,6 @@
 package history
 
 import (
-	"context"
-	"database/sql"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -76,40 +74,4 @@ func (f *bloomFilter) mayContain(key []byte) bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return slices.ContainsFunc(f.segments, func(s *bloomSegment) bool { return s.TestLocations(bits) })
-}
-
-// addKeys adds the keys of events to the filter, before they are committed to the index.
-func (x *index) addKeys(headers []*eventHeader, ttl time.Duration) {
-	for _, hdr := range headers {
-		if hdr.keyHash != nil {
-			x.keyFilter.add(hdr.keyHash, hdr.at, ttl)
-		}
-	}
-}
-
-// loadKeys adds the keys that were in the index when it was opened. It runs concurrently with
-// queries.
-func (h *History) loadKeys(ctx context.Context) error {
-	x := h.index.Load()
-	if x.keyFilter.complete.Load() {
-		return nil
-	}
-	rows, err := x.readDB.QueryContext(ctx, "SELECT key, at FROM idempotency WHERE at >= ?", toMillis(time.Now().Add(-h.cfg.IdempotencyTTL)))
-	if err != nil {
-		return h.reportDamage(err)
-	}
-	defer func() { _ = rows.Close() }() // rows.Err reports the error
-	var key sql.RawBytes
-	var at int64
-	for rows.Next() {
-		if err := rows.Scan(&key, &at); err != nil {
-			return h.reportDamage(err)
-		}
-		x.keyFilter.add(key, fromMillis(at), h.cfg.IdempotencyTTL)
-	}
-	if err := rows.Err(); err != nil {
-		return h.reportDamage(err)
-	}
-	x.keyFilter.complete.Store(true)
-	return nil
 }

@@ -29,6 +29,7 @@ type eventHeader struct {
 	keyHash  []byte
 	bodyHash []byte
 	tags     []string
+	unsent   bool // the end of a notification without an attempt, which has no effect while there is one
 	text     []byte
 }
 
@@ -53,7 +54,7 @@ func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) 
 		}
 		return &eventHeader{
 			id: h.ID, app: h.App, offset: offset, status: h.Status, attempt: h.Attempt, at: h.At, sendAt: h.SendAt,
-			keyHash: h.KeyHash, bodyHash: h.BodyHash, tags: h.Tags, text: text,
+			keyHash: h.KeyHash, bodyHash: h.BodyHash, tags: h.Tags, unsent: h.Kind == record.Cancel, text: text,
 		}, nil
 	}
 	var stored storedEvent
@@ -62,48 +63,12 @@ func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) 
 	}
 	return &eventHeader{
 		id: stored.ID, app: stored.App, offset: offset, status: stored.Status, attempt: stored.Attempt, at: stored.At.UTC(), sendAt: stored.SendAt.UTC(),
-		keyHash: stored.KeyHash, bodyHash: stored.BodyHash, tags: stored.Tags, text: text,
+		keyHash: stored.KeyHash, bodyHash: stored.BodyHash, tags: stored.Tags, unsent: stored.Status == push.StatusCancelled, text: text,
 	}, nil
-}
-
-// parseID returns the ID at the start of an event's text.
-func parseID(text []byte) (uuid.UUID, bool) {
-	const name, length = `{"id":"`, 36
-	if len(text) < len(name)+length || string(text[:len(name)]) != name {
-		return uuid.UUID{}, false
-	}
-	id, err := uuid.ParseBytes(text[len(name):][:length])
-	return id, err == nil
 }
 
 // errInvalidEvent means that an event lacks a field.
 var errInvalidEvent = errors.New("history: invalid event: it needs a UUID, an app and a status")
-
-// encodeEvents encodes events as JSON. The offsets of the results are zero.
-func encodeEvents(events []push.Event) ([]*eventHeader, error) {
-	headers := make([]*eventHeader, len(events))
-	for i, e := range events {
-		id, err := uuid.Parse(e.ID)
-		if err != nil || e.App == "" || e.Status == "" {
-			return nil, errInvalidEvent
-		}
-		e.At, e.SendAt = e.At.UTC().Truncate(time.Millisecond), e.SendAt.UTC().Truncate(time.Millisecond)
-		if e.Receipt != nil && e.Receipt.Index != nil { // the index in a batch is not part of the history
-			r := *e.Receipt
-			r.Index = nil
-			e.Receipt = &r
-		}
-		text, err := e.AppendJSON(make([]byte, 0, 256))
-		if err != nil {
-			return nil, fmt.Errorf("history: %w", err)
-		}
-		headers[i] = &eventHeader{
-			id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
-			keyHash: e.KeyHash, bodyHash: e.BodyHash, tags: e.Tags, text: text,
-		}
-	}
-	return headers, nil
-}
 
 // event decodes the whole event.
 func (h *eventHeader) event() (e push.Event, err error) {
@@ -142,15 +107,4 @@ func parseCursor(cursor string) (jetstream.Offset, error) {
 		return jetstream.Offset{}, fmt.Errorf("%w: %q", push.ErrInvalidCursor, cursor)
 	}
 	return jetstream.Offset{Seq: s, Index: int(i)}, nil
-}
-
-const subjectPrefix = "sluice.event."
-
-// subjectOf returns the subject of an app's events. It replaces dots by percent signs, which app
-// names cannot contain.
-func subjectOf(app string) string { return subjectPrefix + strings.ReplaceAll(app, ".", "%") }
-
-// appOf returns the app of a subject.
-func appOf(subject string) string {
-	return strings.ReplaceAll(strings.TrimPrefix(subject, subjectPrefix), "%", ".")
 }

@@ -28,12 +28,17 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer func() { _ = e.Close() }()
-	h, err := history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	events, err := history.OpenLog(ctx, e, "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	h, err := history.Open(ctx, history.Config{Engine: e, Log: events, Dir: filepath.Join(dir, "index")})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer func() { _ = h.Close() }()
-	ended := make(chan error)
+	ended := make(chan error, 2)
+	go func() { ended <- events.Run(ctx) }()
 	go func() { ended <- h.Run(ctx) }()
 
 	const id = "019ab5a4-0000-7000-8000-000000000001"
@@ -42,8 +47,8 @@ func Example() {
 			log.Fatal(err)
 		}
 	}
-	receipt, events, err := h.Find(ctx, "shop", id)
-	fmt.Println(receipt.Status(), len(events), err)
+	receipt, found, err := h.Find(ctx, "shop", id)
+	fmt.Println(receipt.Status(), len(found), err)
 	for e, err := range h.Feed(ctx, "shop", history.Oldest, nil) {
 		fmt.Println(e.Cursor, e.Status, err)
 		if e.Status == push.StatusCancelled {
@@ -52,10 +57,10 @@ func Example() {
 	}
 
 	end()
-	fmt.Println(<-ended)
+	fmt.Println(<-ended, <-ended)
 	// Output:
 	// cancelled 2 <nil>
 	// 1.0 queued <nil>
 	// 2.0 cancelled <nil>
-	// <nil>
+	// <nil> <nil>
 }

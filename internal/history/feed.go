@@ -4,7 +4,6 @@ package history
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
@@ -16,9 +15,6 @@ import (
 
 // Oldest is the cursor before the oldest event of the history.
 const Oldest = "oldest"
-
-// Messages that a feed reads from the index at a time: up to a few hundred KB for each feed.
-const feedPageSize = 8
 
 // Feed returns the events of an app, or of all apps for "", in the order of the stream: first those
 // after the cursor, then new ones as soon as they are indexed, until ctx ends. An empty cursor
@@ -39,18 +35,15 @@ func (h *History) Feed(ctx context.Context, app, after string, match func(*push.
 		}
 		for ctx.Err() == nil {
 			changed := h.notifier.waitAbove(app, r.position.Seq)
-			page, err := r.page(ctx)
-			if err != nil {
+			m, err := r.next(ctx)
+			switch {
+			case err != nil:
 				r.fail(ctx, err, yield)
 				return
-			}
-			for _, m := range page {
-				if !r.emit(m, yield) {
-					return
-				}
-			}
-			if len(page) == 0 {
+			case m == nil:
 				r.wait(ctx, changed)
+			case !r.emit(m, yield):
+				return
 			}
 		}
 	}
@@ -71,79 +64,35 @@ func (r *feedReader) fail(ctx context.Context, err error, yield func(push.Event,
 }
 
 func (r *feedReader) start(ctx context.Context, after string) (err error) {
-	switch after {
-	case "":
-		info, err := r.history.streamInfo(ctx)
-		if err != nil {
+	if after == Oldest {
+		return nil
+	}
+	if after != "" {
+		if r.position, err = parseCursor(after); err != nil {
 			return err
 		}
-		r.position = jetstream.Offset{Seq: info.State.LastSeq, Index: math.MaxInt32}
-		return nil
-	case Oldest:
-		return nil
 	}
-	if r.position, err = parseCursor(after); err != nil {
+	if err := r.history.WaitCaughtUp(ctx); err != nil {
 		return err
 	}
-	info, err := r.history.streamInfo(ctx)
-	if err != nil {
-		return err
-	}
-	if r.position.Seq > info.State.LastSeq {
+	last := r.history.cfg.Log.LastSeq()
+	if after == "" {
+		r.position = jetstream.Offset{Seq: last, Index: math.MaxInt32}
+	} else if r.position.Seq > last {
 		return fmt.Errorf("%w: the stream was recreated", push.ErrCursorExpired)
 	}
 	return nil
 }
 
-// page returns the next messages, or none if there are no new ones or the index is being rebuilt.
-func (r *feedReader) page(ctx context.Context) ([]*message, error) {
-	page, err := r.query(ctx)
+// next returns the next message, or nil if there is no new one or it cannot be read now.
+func (r *feedReader) next(ctx context.Context) (*message, error) {
+	m, err := r.readLog(ctx)
 	if err == nil || errors.Is(err, push.ErrCursorExpired) || ctx.Err() != nil {
-		return page, err
+		return m, err
 	}
-	r.history.cfg.Logger.Warn("feed delayed: cannot read the index", "app", r.app, "err", r.history.reportDamage(err))
+	r.history.cfg.Logger.Warn("feed delayed: cannot read the log", "app", r.app, "err", err)
 	pause(ctx)
 	return nil, nil
-}
-
-// selectMessagesSQL reads messages and the checkpoint in one statement, so that both are
-// consistent.
-const selectMessagesSQL = `SELECT c.last_seq, c.oldest_seq, c.last_dropped_index, m.seq, m.app, m.body FROM checkpoint c LEFT JOIN
-	(SELECT seq, app, body FROM message WHERE %s seq >= ? ORDER BY seq LIMIT ?) m ORDER BY m.seq`
-
-func (r *feedReader) query(ctx context.Context) ([]*message, error) {
-	if r.history.entries != nil {
-		return r.readLog(ctx)
-	}
-	query, args := fmt.Sprintf(selectMessagesSQL, ""), []any{int64(r.nextSeq()), feedPageSize}
-	if r.app != "" {
-		query, args = fmt.Sprintf(selectMessagesSQL, "app = ? AND"), append([]any{r.app}, args...)
-	}
-	rows, err := r.history.index.Load().readDB.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err reports the error
-	var page []*message
-	var cp checkpoint
-	for rows.Next() {
-		var seq sql.NullInt64
-		var app sql.NullString
-		var body []byte
-		if err := rows.Scan(&cp.lastSeq, &cp.oldestSeq, &cp.lastDroppedIndex, &seq, &app, &body); err != nil {
-			return nil, err
-		}
-		if r.position != (jetstream.Offset{}) && cp.dropped(r.position) {
-			return nil, push.ErrCursorExpired
-		}
-		if seq.Valid {
-			page = append(page, &message{seq: uint64(seq.Int64), app: app.String, body: body})
-		}
-	}
-	if len(page) == 0 && cp.lastSeq > r.position.Seq { // no event of this app up to there
-		r.position = jetstream.Offset{Seq: cp.lastSeq, Index: math.MaxInt32}
-	}
-	return page, rows.Err()
 }
 
 // nextSeq returns the first message that may contain unread events.
@@ -154,28 +103,17 @@ func (r *feedReader) nextSeq() uint64 {
 	return r.position.Seq
 }
 
-// dropped reports whether events after o were deleted from the index.
-func (c checkpoint) dropped(o jetstream.Offset) bool {
-	if o.Index == math.MaxInt32 {
-		return o.Seq+1 < c.oldestSeq
-	}
-	if o.Seq+1 == c.oldestSeq && c.lastDroppedIndex >= 0 {
-		return o.Index < c.lastDroppedIndex
-	}
-	return o.Seq < c.oldestSeq
-}
-
 // emit yields the matching events of a message, and reports whether the reader continues.
 func (r *feedReader) emit(m *message, yield func(push.Event, error) bool) (more bool) {
 	yielded := false
 	var last jetstream.Offset
-	for i, item := range m.items() {
-		last = jetstream.Offset{Seq: m.seq, Index: i}
+	for _, item := range m.items {
+		last = jetstream.Offset{Seq: m.seq, Index: item.index}
 		if !r.position.Before(last) {
 			continue
 		}
 		r.position = last
-		e, err := (&eventHeader{offset: last, text: item}).event()
+		e, err := (&eventHeader{offset: last, text: item.text}).event()
 		if err != nil {
 			r.history.cfg.Logger.Error("invalid event skipped", "err", err)
 			continue

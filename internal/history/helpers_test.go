@@ -25,8 +25,8 @@ type fixture struct {
 	*testing.T
 	engineConfig jetstream.Config
 	engine       *jetstream.Engine
-	log          *jetstream.Log // nil on a cluster
-	dir          string         // of the index
+	log          *jetstream.Log
+	dir          string // of the index
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -34,18 +34,7 @@ func newFixture(t *testing.T) *fixture {
 	return newFixtureAt(t, jetstreamtest.Config(t, filepath.Join(t.TempDir(), "engine")))
 }
 
-// newStreamFixture returns a fixture whose histories read the stream, as in a cluster.
-func newStreamFixture(t *testing.T) *fixture {
-	t.Helper()
-	return newFixtureOn(t, jetstreamtest.Config(t, filepath.Join(t.TempDir(), "engine")), false)
-}
-
 func newFixtureAt(t *testing.T, engineConfig jetstream.Config) *fixture {
-	t.Helper()
-	return newFixtureOn(t, engineConfig, engineConfig.Dir != "")
-}
-
-func newFixtureOn(t *testing.T, engineConfig jetstream.Config, onLog bool) *fixture {
 	t.Helper()
 	f := &fixture{T: t, engineConfig: engineConfig, dir: t.TempDir()}
 	jetstreamtest.Retry(t, engineConfig, func() (err error) {
@@ -53,19 +42,17 @@ func newFixtureOn(t *testing.T, engineConfig jetstream.Config, onLog bool) *fixt
 		return err
 	})
 	t.Cleanup(func() { _ = f.engine.Close() })
-	if onLog {
-		f.runLog()
-	}
+	f.runLog()
 	return f
 }
 
 // runLog opens the log and runs it until the test ends.
 func (f *fixture) runLog() {
 	f.Helper()
-	var err error
-	if f.log, err = history.OpenLog(f.Context(), f.engine); err != nil {
-		f.Fatal(err)
-	}
+	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {
+		f.log, err = history.OpenLog(f.Context(), f.engine, "")
+		return err
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- f.log.Run(ctx) }()
@@ -120,14 +107,11 @@ func (f *fixture) openWith(cfg history.Config) *testHistory {
 	return h
 }
 
-// appendEvents appends events and waits until they are received from the stream.
+// appendEvents appends events.
 func (h *testHistory) appendEvents(events ...push.Event) jetstream.Offset {
 	h.Helper()
 	at, err := h.Append(h.Context(), events...)
 	if err != nil {
-		h.Fatal(err)
-	}
-	if err := h.WaitForSeq(h.Context(), at.Seq); err != nil {
 		h.Fatal(err)
 	}
 	return at

@@ -1,61 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package history stores the events of all notifications in a JetStream stream, and answers queries
-// from a local index that can be rebuilt from the stream at any time. It makes no decisions about
-// notifications.
+// Package history stores the events of all notifications in a log, and answers queries with a local
+// index that can be rebuilt from the log at any time. It makes no decisions about notifications.
 package history
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
-	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
 // Stream is the name of the stream that holds the events.
 const Stream = "SLUICE_EVENTS"
 
-// eventsPerMessage is the maximum number of events in a message. It is larger than the default
-// because events are small and frequent.
-const eventsPerMessage = 500
+// catchUpTimeout is how long calls wait for the log after the start, the time of two elections of a
+// cluster.
+const catchUpTimeout = 20 * time.Second
 
-// electionTimeout is how long calls wait for a cluster without a leader, the same time as in a
-// jetstream.Writer.
-const electionTimeout = 20 * time.Second
+// retryInterval is the wait after a failure, and retentionInterval is how often old events are deleted.
+const (
+	retryInterval     = 250 * time.Millisecond
+	retentionInterval = 10 * time.Second
+)
 
-// tryTimeout bounds one request to the server. A request to a leader that has died gets no response,
-// and is sent again to the next leader.
-const tryTimeout = 2 * time.Second
-
-func withTryTimeout(ctx context.Context, request func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
-	defer cancel()
-	return request(ctx)
-}
-
-// Config configures a history. Engine is required.
+// Config configures a history. Engine and Log are required.
 type Config struct {
 	Engine *jetstream.Engine
-	// Log is the log of OpenLog, or nil. With a log, the history runs no writer and no consumer, and its
-	// index has each record as soon as it is stored. The caller runs the log, and closes it after the
-	// history.
+	// Log is the log of OpenLog. The caller runs it.
 	Log *jetstream.Log
 	// Dir is the directory of the index. It is created if it does not exist. If empty, the index is
 	// in a temporary directory and is rebuilt at every start.
@@ -63,12 +46,12 @@ type Config struct {
 	// MaxAge is the retention of events; zero means seven days.
 	MaxAge time.Duration
 	// MaxBytes bounds the stream. Beyond it the oldest events are deleted, except for what the keeper
-	// of Log needs. Zero means 8 GiB. The index needs about a fifth of it, without Log the same space.
+	// of Log needs. Zero means 8 GiB. The index needs about a fifth of it.
 	MaxBytes int64
 	// IdempotencyTTL is the retention of Idempotency-Keys; zero means 24 hours. MaxAge bounds it.
 	IdempotencyTTL time.Duration
-	// MaxWait bounds the wait of a call for events that this gateway has not received from the
-	// stream; zero means 20 seconds.
+	// MaxWait bounds the wait of a call after the start for events that this gateway has not received
+	// from a cluster; zero means 20 seconds.
 	MaxWait time.Duration
 	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
@@ -78,7 +61,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxAge, 7*24*time.Hour)
 	setDefault(&c.MaxBytes, 8<<30)
 	setDefault(&c.IdempotencyTTL, 24*time.Hour)
-	setDefault(&c.MaxWait, electionTimeout)
+	setDefault(&c.MaxWait, catchUpTimeout)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -92,90 +75,45 @@ func setDefault[T int64 | time.Duration](v *T, value T) {
 }
 
 // History stores and finds the events of all apps. It is safe for concurrent use. Its methods block
-// unless Run is running.
+// unless the log is running.
 type History struct {
 	cfg         Config
 	ownsDir     bool // Close removes the directory
 	stream      natsjs.Stream
-	writer      *jetstream.Writer
-	overlay     *overlay
-	asyncWrites chan asyncWrite
-	asyncSlots  *semaphore.Weighted // one for each event in asyncWrites
+	entries     *logIndex
+	pendingKeys pendingKeys
 	notifier    *notifier
-	damageFound chan struct{} // receives a value when a query finds the index damaged
-	trimmed     chan struct{} // receives a value when Trim has deleted events
-	counters    counters
-	infoCalls   singleflight.Group // of sharedInfo
-	infoRequest sync.Mutex         // held during a request of sharedInfo
 	searches    *semaphore.Weighted
+	caughtUp    atomic.Bool // the index has all events that were in the log when it was opened
 
-	// With cfg.Log, these replace index and checkpoint.
-	entries  *logIndex
-	firstSeq atomic.Uint64 // the oldest message of the log
+	firstSeqMu sync.Mutex    // held while firstSeq changes
+	firstSeq   atomic.Uint64 // the oldest message of the log
 
-	index      atomic.Pointer[index]
-	checkpoint checkpoint // of the index; owned by Run, and by runIndexer while follow runs
+	received, indexRebuilds atomic.Uint64 // for Status
 }
 
-// counters holds the values of Status.
-type counters struct {
-	received, lost, indexRebuilds atomic.Uint64
-	newest, committed             atomic.Uint64 // sequences: the last known message of the stream, and the last one in the index
-}
-
-// Open creates or opens the stream and the index. It starts no goroutines. The caller must call
+// Open opens the index of a log, and adds what is missing. It starts no goroutines. The caller must call
 // Close.
 func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
-	h := &History{
-		cfg: cfg, writer: cfg.Engine.Writer(Stream), overlay: newOverlay(), asyncWrites: make(chan asyncWrite, maxAsyncEvents), notifier: newNotifier(),
-		asyncSlots: semaphore.NewWeighted(maxAsyncEvents), damageFound: make(chan struct{}, 1), trimmed: make(chan struct{}, 1),
-		searches: semaphore.NewWeighted(concurrentSearches),
+	h := &History{cfg: cfg, stream: cfg.Log.Stream(), notifier: newNotifier(), pendingKeys: pendingKeys{byKey: map[string]*eventHeader{}}, searches: semaphore.NewWeighted(concurrentSearches)}
+	h.caughtUp.Store(cfg.Engine.Embedded())
+	err := h.createDir()
+	if err == nil {
+		h.entries, err = openLogIndex(ctx, h.cfg.Dir, cfg.Log, cfg.IdempotencyTTL, cfg.Logger)
 	}
-	h.writer.MaxItems = eventsPerMessage
-	var err error
-	if cfg.Log != nil {
-		h.stream = cfg.Log.Stream()
-	} else if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
-		return nil, err
-	}
-	if err := h.createDir(); err != nil {
-		return nil, err
-	}
-	if cfg.Log != nil {
-		err = h.openLog(ctx)
-	} else {
-		err = h.openIndex(ctx)
+	if err == nil {
+		err = h.updateFirstSeq(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	cfg.Log.Observe(h.observe)
 	return h, nil
 }
 
-// streamConfig returns a stream that deletes its oldest messages by age and size, and never refuses
-// new ones.
-func streamConfig(cfg Config) natsjs.StreamConfig {
-	return natsjs.StreamConfig{
-		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
-		MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes, AllowDirect: true,
-	}
-}
-
 // Verify reports why the index in a directory, which need not exist yet, cannot be written.
-func Verify(dir string) error {
-	if err := jetstream.VerifyDir(dir); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(filepath.Join(dir, indexName), os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return file.Close()
-}
+func Verify(dir string) error { return jetstream.VerifyDir(dir) }
 
 func (h *History) createDir() (err error) {
 	if h.cfg.Dir == "" {
@@ -190,24 +128,6 @@ func (h *History) createDir() (err error) {
 	return nil
 }
 
-func (h *History) openIndex(ctx context.Context) error {
-	info, err := h.streamInfo(ctx)
-	if err != nil {
-		return err
-	}
-	idx, cp, err := openIndex(ctx, h.cfg.Dir, streamID(info), h.cfg.Logger)
-	if err != nil {
-		return err
-	}
-	h.checkpoint = cp
-	h.counters.committed.Store(cp.lastSeq)
-	h.overlay.reset(cp.lastSeq)
-	if old := h.index.Swap(idx); old != nil {
-		return old.close()
-	}
-	return nil
-}
-
 // KeyScope identifies the history in which Idempotency-Keys are claimed. Gateways with the same
 // scope treat concurrent calls with the same key as one call. It is empty with an embedded server,
 // whose history no other gateway shares.
@@ -215,20 +135,12 @@ func (h *History) KeyScope() string {
 	if h.cfg.Engine.Embedded() {
 		return ""
 	}
-	return h.index.Load().stream
+	return h.cfg.Log.ID()
 }
 
-// streamID identifies a stream. A recreated stream has a different ID.
-func streamID(info *natsjs.StreamInfo) string {
-	return strconv.FormatInt(info.Created.UnixNano(), 36)
-}
-
-// Close closes the index. Call it after Run has returned.
+// Close closes the index. Call it after Run and the log have ended.
 func (h *History) Close() error {
 	var err error
-	if idx := h.index.Load(); idx != nil {
-		err = idx.close()
-	}
 	if h.entries != nil {
 		err = h.entries.close()
 	}
@@ -238,158 +150,98 @@ func (h *History) Close() error {
 	return err
 }
 
-// Run appends events and updates the index until ctx ends. Then it writes the events that still
-// wait.
+// Run completes segments of the index, and deletes old events, until ctx ends.
 func (h *History) Run(ctx context.Context) error {
-	if h.cfg.Log != nil {
-		return h.runLog(ctx)
-	}
-	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWriting()
 	var background errgroup.Group
-	background.Go(func() error { return h.writer.Run(writeCtx) })
-	background.Go(func() error {
-		defer stopWriting()
-		return h.restart(ctx, "asynchronous writes", h.runAsyncWrites)
-	})
-	return errors.Join(h.restart(ctx, "index", h.runIndex), background.Wait())
-}
-
-// restart runs work until it returns, again after each panic.
-func (h *History) restart(ctx context.Context, name string, work func(context.Context) error) error {
-	return panics.Restart(ctx, h.cfg.Logger, "history: "+name, work)
-}
-
-// runIndex keeps the index up to date until ctx ends. It returns an error only after a panic.
-func (h *History) runIndex(ctx context.Context) error {
+	background.Go(func() error { h.entries.run(ctx); return nil })
+	ticker := time.NewTicker(retentionInterval)
+	defer ticker.Stop()
 	for ctx.Err() == nil {
-		err := h.follow(ctx)
-		if _, panicked := errors.AsType[*panics.Error](err); panicked {
-			return err
+		err := h.waitCaughtUp(ctx) // so that Status.CaughtUp is set even without queries
+		if err == nil {
+			err = h.deleteOld(ctx)
 		}
-		if ctx.Err() == nil {
-			h.recoverFollow(ctx, err)
+		if err != nil && ctx.Err() == nil {
+			h.cfg.Logger.Warn("cannot delete old events", "err", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
 		}
 	}
-	return nil
+	return background.Wait()
 }
 
-// Append appends events and returns the offset of the last one when all are on disk. Events of one
-// app keep their order. Find and States include them immediately; WaitForSeq waits until they are
-// in order with the events of other gateways. After an error the events may or may not be stored.
+// Append appends events and returns the offset of the last one when all are on disk. After an error of
+// the log they will be stored, unless it is jetstream.ErrNotAdded.
 func (h *History) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
-	var offsets []jetstream.Offset
-	var err error
-	if h.cfg.Log != nil {
-		offsets, err = h.appendRecords(ctx, events)
-	} else {
-		offsets, err = h.appendEvents(ctx, events)
+	records, keys, err := encodeRecords(events)
+	if err != nil {
+		return jetstream.Offset{}, err
+	}
+	h.pendingKeys.add(keys)
+	offsets, err := h.cfg.Log.Append(ctx, records...)
+	if errors.Is(err, jetstream.ErrNotAdded) {
+		h.pendingKeys.remove(keys)
 	}
 	if err != nil || len(offsets) == 0 {
-		return jetstream.Offset{}, err
+		return jetstream.Offset{}, wrap(err)
 	}
 	return offsets[len(offsets)-1], nil
 }
 
-func (h *History) appendEvents(ctx context.Context, events []push.Event) ([]jetstream.Offset, error) {
-	headers, err := encodeEvents(events)
-	if err != nil {
-		return nil, err
-	}
-	h.overlay.addPending(headers...)
-	return h.append(ctx, headers)
-}
-
-// append writes events that are in the overlay.
-func (h *History) append(ctx context.Context, headers []*eventHeader) ([]jetstream.Offset, error) {
-	offsets := make([]jetstream.Offset, 0, len(headers))
-	for len(headers) > 0 {
-		items := [][]byte{headers[0].text}
-		for _, s := range headers[1:] {
-			if s.app != headers[0].app {
-				break
-			}
-			items = append(items, s.text)
-		}
-		batch, err := h.writer.AppendAll(ctx, subjectOf(headers[0].app), items)
-		if err != nil {
-			h.overlay.removePending(headers)
-			return nil, fmt.Errorf("history: %w", err)
-		}
-		offsets, headers = append(offsets, batch...), headers[len(items):]
-	}
-	return offsets, nil
-}
-
-// WaitForSeq waits until this gateway has received all messages up to seq, so that States and Find
-// reflect the stream's order. It fails after Config.MaxWait: while the index cannot be written or is
-// being rebuilt, messages may not arrive for a long time.
-func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
-	if h.cfg.Log != nil { // the index has what is stored
-		return nil
-	}
-	received := h.overlay.waitFor(seq)
-	if received == nil {
-		return nil
-	}
-	timer := time.NewTimer(h.cfg.MaxWait)
-	defer timer.Stop()
-	select {
-	case <-received:
-		return nil
-	case <-timer.C:
-		return fmt.Errorf("history: message %d not received within %s: the index cannot be written or is being rebuilt", seq, h.cfg.MaxWait)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// WaitCaughtUp waits until this gateway has received all messages that were in the stream at the
-// time of the call. It fails like WaitForSeq.
-func (h *History) WaitCaughtUp(ctx context.Context) error {
-	if h.cfg.Log != nil {
-		return nil
-	}
-	info, err := h.sharedInfo(ctx)
+// AppendAsync appends events without waiting for the disk. Find and States include them
+// immediately, but a crash may lose them. It blocks while too many events wait. The error is that
+// of ctx or of an invalid event.
+func (h *History) AppendAsync(ctx context.Context, events ...push.Event) error {
+	records, keys, err := encodeRecords(events)
 	if err != nil {
 		return err
 	}
-	if info.State.Msgs == 0 { // no message will arrive
-		h.overlay.skip(info.State.LastSeq)
+	h.pendingKeys.add(keys)
+	if err := h.cfg.Log.AppendAsync(ctx, records...); err != nil {
+		h.pendingKeys.remove(keys)
+		return wrap(err)
 	}
-	return h.WaitForSeq(ctx, info.State.LastSeq)
+	return nil
 }
 
-// sharedInfo is streamInfo for concurrent calls: all that arrive during one request share the next.
-func (h *History) sharedInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
-	result := h.infoCalls.DoChan("", func() (any, error) {
-		h.infoRequest.Lock()
-		defer h.infoRequest.Unlock()
-		h.infoCalls.Forget("") // calls from here on need a later answer
-		return h.streamInfo(context.WithoutCancel(ctx))
-	})
+// AfterWrites calls f when all events that were appended before are stored, or never if the log is closed
+// before.
+func (h *History) AfterWrites(f func()) { h.cfg.Log.AfterWrites(f) }
+
+// WaitCaughtUp waits until this gateway has received all events that were in the log at the time of the
+// call.
+func (h *History) WaitCaughtUp(ctx context.Context) error { return wrap(h.cfg.Log.CatchUp(ctx)) }
+
+// waitCaughtUp waits once after the start, until the index has the events of other gateways that were
+// stored while it was opened. It fails after Config.MaxWait.
+func (h *History) waitCaughtUp(ctx context.Context) error {
+	if h.caughtUp.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.MaxWait)
+	defer cancel()
+	if err := h.WaitCaughtUp(ctx); err != nil {
+		return err
+	}
+	h.caughtUp.Store(true)
+	return nil
+}
+
+func wrap(err error) error {
+	if err != nil {
+		err = fmt.Errorf("history: %w", err)
+	}
+	return err
+}
+
+// pause waits for retryInterval and returns true, or returns false when ctx ends.
+func pause(ctx context.Context) bool {
 	select {
-	case r := <-result:
-		info, _ := r.Val.(*natsjs.StreamInfo)
-		return info, r.Err
+	case <-time.After(retryInterval):
+		return true
 	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// streamInfo returns the state of the stream with all acknowledged messages. It retries for up to
-// electionTimeout.
-func (h *History) streamInfo(ctx context.Context) (info *natsjs.StreamInfo, err error) {
-	for began := time.Now(); ; {
-		err := withTryTimeout(ctx, func(ctx context.Context) (err error) {
-			info, err = jetstream.Info(ctx, h.stream)
-			return err
-		})
-		if err == nil {
-			return info, nil
-		}
-		if time.Since(began) > electionTimeout || errors.Is(err, nats.ErrConnectionClosed) || !pause(ctx) {
-			return nil, fmt.Errorf("history: %w", err)
-		}
+		return false
 	}
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/google/uuid"
 	natsjs "github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -25,53 +24,27 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// logSubject is the subject of all records.
+// logSubject is the subject of the records, in a cluster followed by that of the gateway.
 const logSubject = "sluice.log"
 
-// OpenLog creates or opens the log of an embedded engine: the stream of events, in which the queue
-// also stores its tasks. The history deletes its oldest messages, so the stream has no limits.
-func OpenLog(ctx context.Context, e *jetstream.Engine) (*jetstream.Log, error) {
+// OpenLog creates or opens the log: the stream of events, in which the queue also stores its tasks. The
+// history deletes its oldest messages, so the stream has no limits. In a cluster, the name of the gateway
+// is in dir, if that is not empty, which no other process can use until the log has ended.
+func OpenLog(ctx context.Context, e *jetstream.Engine, dir string) (*jetstream.Log, error) {
+	if e.Embedded() {
+		dir = "" // the engine has its own lock
+	}
 	return e.Log(ctx, natsjs.StreamConfig{
-		Name: Stream, Subjects: []string{subjectPrefix + ">", logSubject}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
-	}, logSubject)
-}
-
-// openLog opens the index of the log.
-func (h *History) openLog(ctx context.Context) (err error) {
-	if h.entries, err = openLogIndex(ctx, h.cfg.Dir, h.cfg.Log, h.cfg.IdempotencyTTL, h.cfg.Logger); err != nil {
-		return err
-	}
-	if err := h.updateFirstSeq(ctx); err != nil {
-		return err
-	}
-	h.cfg.Log.Observe(h.observe)
-	return nil
+		Name: Stream, Subjects: []string{"sluice.event.>", logSubject, logSubject + ".>"}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
+	}, logSubject, dir)
 }
 
 // observe is called by the log for each stored message, in order.
 func (h *History) observe(m *jetstream.Message) {
 	_, apps := h.entries.add(m)
-	h.overlay.stored(m) // after that, so that lookups do not miss a key
-	h.counters.received.Add(uint64(len(m.Records)))
+	h.pendingKeys.stored(m) // after that, so that lookups do not miss a key
+	h.received.Add(uint64(len(m.Records)))
 	h.notifier.notifyApps(m.Seq, apps)
-}
-
-// runLog completes segments of the index, and deletes old events, until ctx ends.
-func (h *History) runLog(ctx context.Context) error {
-	var background errgroup.Group
-	background.Go(func() error { h.entries.run(ctx); return nil })
-	ticker := time.NewTicker(retentionInterval)
-	defer ticker.Stop()
-	for ctx.Err() == nil {
-		if err := h.deleteOld(ctx); err != nil && ctx.Err() == nil {
-			h.cfg.Logger.Warn("cannot delete old events", "err", err)
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-		}
-	}
-	return background.Wait()
 }
 
 // encodeRecords encodes events as records. keys are the headers of those with an Idempotency-Key.
@@ -99,21 +72,6 @@ func encodeRecords(events []push.Event) (records []jetstream.Record, keys []*eve
 	return records, keys, nil
 }
 
-// appendRecords is appendEvents with a log. After an error of the log, keys stay pending, because the
-// records will be stored.
-func (h *History) appendRecords(ctx context.Context, events []push.Event) ([]jetstream.Offset, error) {
-	records, keys, err := encodeRecords(events)
-	if err != nil {
-		return nil, err
-	}
-	h.overlay.addPending(keys...)
-	offsets, err := h.cfg.Log.Append(ctx, records...)
-	if err != nil {
-		return nil, fmt.Errorf("history: %w", err)
-	}
-	return offsets, nil
-}
-
 // pendingHeaders returns the events of notifications that were appended and are not stored yet. It leaves
 // out tasks: what is accepted for later can be found when it is on disk.
 func (h *History) pendingHeaders(want func(uuid.UUID) bool) map[uuid.UUID][]*eventHeader {
@@ -130,8 +88,19 @@ func (h *History) pendingHeaders(want func(uuid.UUID) bool) map[uuid.UUID][]*eve
 	return pending
 }
 
-// lookupLog returns snapshots of notifications. Their events are all in the field uncommitted.
-func (h *History) lookupLog(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
+// snapshot is a notification with its events in order, the stored ones first.
+type snapshot struct {
+	id      uuid.UUID
+	app     string
+	state   State
+	headers []*eventHeader
+}
+
+// lookup returns snapshots of notifications. Unknown ones are missing.
+func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
+	if err := h.waitCaughtUp(ctx); err != nil {
+		return nil, err
+	}
 	unstored := h.pendingHeaders(func(id uuid.UUID) bool { return slices.Contains(ids, id) })
 	found := make(map[uuid.UUID]*snapshot, len(ids))
 	for _, id := range ids {
@@ -154,10 +123,14 @@ func (h *History) lookupOne(ctx context.Context, id uuid.UUID, pending []*eventH
 		return nil, err
 	}
 	pending = slices.DeleteFunc(slices.Clone(pending), func(hdr *eventHeader) bool { return slices.ContainsFunc(headers, hdr.sameEvent) })
-	s := &snapshot{row: row{id: id}}
-	if s.addUncommitted(uncommitted{headers, pending}); s.state.Status == "" {
+	s := &snapshot{id: id, headers: append(headers, pending...)}
+	for _, hdr := range s.headers {
+		s.state.apply(hdr)
+	}
+	if s.state.Status == "" {
 		return nil, nil
 	}
+	s.app = s.headers[0].app
 	return s, nil
 }
 
@@ -167,8 +140,9 @@ func (h *History) storedHeaders(ctx context.Context, id uuid.UUID, find func(uui
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(positions) // a segment has the tasks first
 	var state State
-	for _, p := range positions {
+	for _, p := range slices.Compact(positions) {
 		if !p.isOfID() {
 			continue
 		}
@@ -192,7 +166,7 @@ func (h *History) findEntries(ctx context.Context, find func() ([]position, erro
 	positions, err := find()
 	if errors.Is(err, errBadSegment) {
 		h.cfg.Logger.Warn("index damaged; rebuilding it from the log", "err", err)
-		h.counters.indexRebuilds.Add(1)
+		h.indexRebuilds.Add(1)
 		if err = h.entries.rebuild(ctx, h.cfg.Log); err == nil {
 			positions, err = find()
 		}
@@ -257,9 +231,13 @@ func (h *History) damagedHeader(id uuid.UUID, p position, before State) *eventHe
 	return hdr
 }
 
-// findKeyInLog is findKey with a log.
-func (h *History) findKeyInLog(ctx context.Context, key []byte) (id uuid.UUID, bodyHash []byte, err error) {
-	if hdr := h.overlay.byKey(key); hdr != nil {
+// findKey returns the ID of the notification that last used a key, and the hash of its body. The ID is
+// uuid.Nil if there is none.
+func (h *History) findKey(ctx context.Context, key []byte) (id uuid.UUID, bodyHash []byte, err error) {
+	if err := h.waitCaughtUp(ctx); err != nil {
+		return uuid.Nil, nil, err
+	}
+	if hdr := h.pendingKeys.find(key); hdr != nil {
 		return hdr.id, hdr.bodyHash, nil
 	}
 	since := time.Now().Add(-h.cfg.IdempotencyTTL)
@@ -279,9 +257,10 @@ func (h *History) findKeyInLog(ctx context.Context, key []byte) (id uuid.UUID, b
 	return uuid.Nil, nil, nil
 }
 
-// unfinishedInLog returns the notifications with damaged records that have not ended. It leaves out
-// those without damage, because the queue knows its tasks.
-func (h *History) unfinishedInLog(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
+// Unfinished returns the IDs of the notifications with damaged records, or with events of a version without
+// a log, that have a state other than an end, from an event up to message seq, in ascending order. It
+// leaves out the others, because the queue knows its tasks.
+func (h *History) Unfinished(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
 	first, last, damaged := h.firstSeq.Load(), h.cfg.Log.LastSeq(), map[jetstream.Offset]bool{}
 	counts := map[uint64]int{} // records by message; those after a damaged length are missing
 	err = h.cfg.Log.ReadFrom(ctx, first, func(m *jetstream.Message) error {
@@ -315,7 +294,7 @@ func (h *History) unfinishedInLog(ctx context.Context, seq uint64) (ids []uuid.U
 	ids = append(ids, old...)
 	slices.SortFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
 	ids = slices.Compact(ids)
-	found, err := h.lookupLog(ctx, ids)
+	found, err := h.lookup(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -356,27 +335,33 @@ func (h *History) unfinishedEvents(ctx context.Context) ([]uuid.UUID, error) {
 	return ids, nil
 }
 
-// readLog returns the next message with events of the feed's app, or none.
-func (r *feedReader) readLog(ctx context.Context) ([]*message, error) {
+// readLog returns the next message with events of the feed's app, or nil.
+func (r *feedReader) readLog(ctx context.Context) (*message, error) {
 	h := r.history
 	last := h.entries.last()
-	cp := checkpoint{lastSeq: last, oldestSeq: h.firstSeq.Load(), lastDroppedIndex: h.lastDropped()}
-	if r.position != (jetstream.Offset{}) && cp.dropped(r.position) {
+	first := h.firstSeq.Load()
+	if r.position != (jetstream.Offset{}) && r.isDropped(first) {
 		return nil, push.ErrCursorExpired
 	}
-	for seq := max(r.nextSeq(), cp.oldestSeq, 1); ctx.Err() == nil; seq++ {
+	for seq := max(r.nextSeq(), first, 1); ctx.Err() == nil; seq++ {
 		if seq = h.entries.nextWith(r.app, seq); seq > last {
 			break
 		}
 		m, err := h.cfg.Log.Read(ctx, seq)
 		if errors.Is(err, jetstream.ErrDeleted) {
+			if err := h.updateFirstSeq(ctx); err != nil { // another gateway may have deleted it
+				return nil, err
+			}
+			if seq < h.firstSeq.Load() {
+				return r.readLog(ctx)
+			}
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		if msg := feedMessage(m, r.app); len(msg.fromLog) > 0 {
-			return []*message{msg}, nil
+		if msg := feedMessage(m, r.app); len(msg.items) > 0 {
+			return msg, nil
 		}
 	}
 	if last > r.position.Seq { // no event of this app up to there
@@ -385,18 +370,44 @@ func (r *feedReader) readLog(ctx context.Context) ([]*message, error) {
 	return nil, nil
 }
 
+// isDropped reports whether events after the position were deleted; first is the first message that was
+// not.
+func (r *feedReader) isDropped(first uint64) bool {
+	o := r.position
+	if o.Index == math.MaxInt32 {
+		return o.Seq+1 < first
+	}
+	if last := r.history.lastDropped(); o.Seq+1 == first && last >= 0 {
+		return o.Index < last
+	}
+	return o.Seq < first
+}
+
+// message holds the events of an app in a message.
+type message struct {
+	seq   uint64
+	items []item
+}
+
+// item is an event, and its index in the message.
+type item struct {
+	index int
+	text  []byte
+}
+
 // feedMessage returns the events of an app in a message.
 func feedMessage(m *jetstream.Message, app string) *message {
-	msg, parser := &message{seq: m.Seq, fromLog: map[int][]byte{}}, record.HeaderParser{}
+	msg, parser := &message{seq: m.Seq}, record.HeaderParser{}
 	for i, r := range m.Records {
 		h, err := parseHeader(r.Data, &parser)
 		if err != nil || app != "" && h.App != app || h.IsCopy() {
 			continue
 		}
-		msg.fromLog[i] = r.Data
-		if record.IsRecord(r.Data) {
-			msg.fromLog[i] = record.WithoutBody(r.Data)
+		text := r.Data
+		if record.IsRecord(text) {
+			text = record.WithoutBody(text)
 		}
+		msg.items = append(msg.items, item{i, text})
 	}
 	return msg
 }
@@ -404,7 +415,7 @@ func feedMessage(m *jetstream.Message, app string) *message {
 // deleteOld deletes the oldest messages of the log according to MaxAge and MaxBytes, but none that the
 // queue needs. If the queue needs little of much, it writes that again.
 func (h *History) deleteOld(ctx context.Context) error {
-	info, err := h.stream.Info(ctx)
+	info, err := h.cfg.Log.Info(ctx)
 	if err != nil {
 		return err
 	}
@@ -452,12 +463,14 @@ func (h *History) deleteBefore(ctx context.Context, seq uint64) (deleted bool, e
 
 // updateFirstSeq reads which messages are deleted, and drops them from the index.
 func (h *History) updateFirstSeq(ctx context.Context) error {
-	info, err := h.stream.Info(ctx)
+	h.firstSeqMu.Lock()
+	defer h.firstSeqMu.Unlock()
+	info, err := h.cfg.Log.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
 	first := info.State.FirstSeq
-	if first == h.firstSeq.Load() {
+	if first <= h.firstSeq.Load() { // a server of a cluster may be behind
 		return nil
 	}
 	if last := h.entries.lastIndexOf(first - 1); last >= 0 {

@@ -25,6 +25,12 @@ import (
 	"github.com/sluice-push/sluice/internal/record"
 )
 
+// indexName is the name of the index of versions without a log.
+const indexName = "index.db"
+
+// errOutdated means that the index is of another log.
+var errOutdated = errors.New("the index is outdated")
+
 // segmentBytes is the size of the records of a segment.
 const segmentBytes = 32 << 20
 
@@ -144,7 +150,7 @@ func (x *logIndex) load(ctx context.Context, l *jetstream.Log) error {
 	if last := x.lastSeq(); last > l.LastSeq() {
 		return fmt.Errorf("%w: it ends at %d, the log at %d", errOutdated, last, l.LastSeq())
 	}
-	info, err := l.Stream().Info(ctx)
+	info, err := l.Info(ctx)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func newIndexedLog(t *testing.T, notifications int) *indexedLog {
 		t.Fatal(err)
 	}
 	l := &indexedLog{byID: map[uuid.UUID][]jetstream.Offset{}, byKey: map[string][]jetstream.Offset{}}
-	if l.Log, err = OpenLog(t.Context(), e); err != nil {
+	if l.Log, err = OpenLog(t.Context(), e, ""); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -236,7 +236,7 @@ func TestUnfinishedHasTasksAfterDamagedLength(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &indexedLog{byID: map[uuid.UUID][]jetstream.Offset{}, byKey: map[string][]jetstream.Offset{}}
-	if l.Log, err = OpenLog(t.Context(), e); err != nil {
+	if l.Log, err = OpenLog(t.Context(), e, ""); err != nil {
 		t.Fatal(err)
 	}
 	h, err := Open(t.Context(), Config{Engine: e, Log: l.Log, Dir: index})
@@ -277,7 +277,7 @@ func TestUnfinishedHasTasksAfterDamagedLength(t *testing.T) {
 	if e, err = jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1}); err != nil {
 		t.Fatal(err)
 	}
-	if l.Log, err = OpenLog(t.Context(), e); err != nil {
+	if l.Log, err = OpenLog(t.Context(), e, ""); err != nil {
 		t.Fatal(err)
 	}
 	if h, err = Open(t.Context(), Config{Engine: e, Log: l.Log, Dir: index}); err != nil {

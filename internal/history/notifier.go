@@ -15,17 +15,6 @@ func newNotifier() *notifier {
 	return &notifier{lastSeq: map[string]uint64{}, waiters: map[string]chan struct{}{}}
 }
 
-// notify announces a committed batch.
-func (n *notifier) notify(batch []*message) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, m := range batch {
-		for _, app := range [...]string{m.app, ""} {
-			n.announce(app, m.seq)
-		}
-	}
-}
-
 // notifyApps announces a stored message with events of these apps.
 func (n *notifier) notifyApps(seq uint64, apps []string) {
 	n.mu.Lock()
@@ -58,11 +47,4 @@ func (n *notifier) waitAbove(app string, seq uint64) <-chan struct{} {
 		n.waiters[app] = ch
 	}
 	return ch
-}
-
-// reset removes all messages, because the index is being rebuilt.
-func (n *notifier) reset() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	clear(n.lastSeq)
 }

@@ -33,10 +33,10 @@ const (
 // Search returns notifications of an app, the newest first. A notification has the place of its first
 // stored event, so that new events do not move it between pages. Sends whose result is not stored yet,
 // which takes a few milliseconds, are left out. The error is push.ErrInvalidCursor, push.ErrCursorExpired
-// if the events before the cursor were deleted, push.ErrNotSearchable in a cluster, or one of the log.
+// if the events before the cursor were deleted, or one of the log.
 func (h *History) Search(ctx context.Context, app string, want push.Query) (push.Page, error) {
-	if h.cfg.Log == nil {
-		return push.Page{}, push.ErrNotSearchable
+	if err := h.waitCaughtUp(ctx); err != nil {
+		return push.Page{}, err
 	}
 	if err := h.searches.Acquire(ctx, 1); err != nil {
 		return push.Page{}, err
@@ -292,7 +292,7 @@ func (q *query) mayHaveStatus(ctx context.Context, c candidate) (bool, error) {
 // isFirst reports whether the first stored event of a notification, with the tag if one is given, is at
 // an offset.
 func (q *query) isFirst(found *snapshot, at jetstream.Offset) bool {
-	for _, hdr := range found.uncommitted {
+	for _, hdr := range found.headers {
 		if q.Tag == "" || slices.Contains(hdr.tags, q.Tag) {
 			return hdr.offset == at
 		}
@@ -300,13 +300,13 @@ func (q *query) isFirst(found *snapshot, at jetstream.Offset) bool {
 	return false
 }
 
-// summary returns the summary of a notification, all of whose events are uncommitted.
+// summary returns the summary of a notification.
 func (s *snapshot) summary() (push.Summary, error) {
 	summary := push.Summary{
-		ID: s.id.String(), Status: s.state.Status, CreatedAt: s.uncommitted[0].at, UpdatedAt: s.state.At, SendAt: s.state.SendAt, AttemptCount: s.state.Attempt,
+		ID: s.id.String(), Status: s.state.Status, CreatedAt: s.headers[0].at, UpdatedAt: s.state.At, SendAt: s.state.SendAt, AttemptCount: s.state.Attempt,
 	}
 	var state State
-	for i, hdr := range s.uncommitted {
+	for i, hdr := range s.headers {
 		decisive := state.apply(hdr) && hdr.offset == s.state.Offset
 		if i > 0 && !decisive && summary.Platform != "" {
 			continue

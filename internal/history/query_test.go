@@ -62,7 +62,7 @@ func newQueryModel(t testing.TB) *queryModel {
 		t.Fatal(err)
 	}
 	m := &queryModel{TB: t, engine: e, dir: t.TempDir()}
-	if m.log, err = OpenLog(t.Context(), e); err != nil {
+	if m.log, err = OpenLog(t.Context(), e, ""); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

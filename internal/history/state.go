@@ -36,7 +36,7 @@ func isEnd(s push.Status) bool {
 
 // apply applies the next event and reports whether it changed the state:
 //   - The first end is final.
-//   - A notification that is being sent cannot be cancelled.
+//   - A notification that is being sent cannot be cancelled, and does not end without an attempt.
 //   - An attempt is ignored if its number is not above that of the previous one: another copy of
 //     the task was first.
 //   - A queued or scheduled event changes a known state only if it reports the current number of
@@ -45,7 +45,7 @@ func (s *State) apply(hdr *eventHeader) bool {
 	switch {
 	case s.Ended():
 		return false
-	case hdr.status == push.StatusCancelled && s.Status == push.StatusSending:
+	case hdr.unsent && s.Status == push.StatusSending:
 		return false
 	case hdr.status == push.StatusSending && s.Attempt > 0 && hdr.attempt <= s.Attempt:
 		return false
@@ -59,3 +59,8 @@ func (s *State) apply(hdr *eventHeader) bool {
 }
 
 func isWaiting(s push.Status) bool { return s == push.StatusQueued || s == push.StatusScheduled }
+
+// unfinishedAt reports whether an event up to message seq led to a state other than an end.
+func (s State) unfinishedAt(seq uint64) bool {
+	return !s.Ended() && s.Offset.Seq > 0 && s.Offset.Seq <= seq
+}

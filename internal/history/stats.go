@@ -18,10 +18,10 @@ const maxStatsTime = 5 * time.Second
 
 // Stats counts notifications of an app that have ended. The counts are exact for the time in the result.
 // Without a tag they come from the index, whatever their number. With a tag, each end is read. The error
-// is push.ErrNotSearchable in a cluster, or one of the log.
+// is one of the log.
 func (h *History) Stats(ctx context.Context, app string, want push.StatsQuery) (push.Stats, error) {
-	if h.cfg.Log == nil {
-		return push.Stats{}, push.ErrNotSearchable
+	if err := h.waitCaughtUp(ctx); err != nil {
+		return push.Stats{}, err
 	}
 	if err := h.searches.Acquire(ctx, 1); err != nil {
 		return push.Stats{}, err
@@ -52,7 +52,7 @@ type stats struct {
 
 // setRange sets Since and Until to whole hours, without those that have deleted events.
 func (s *stats) setRange(ctx context.Context) error {
-	info, err := s.stream.Info(ctx)
+	info, err := s.cfg.Log.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}

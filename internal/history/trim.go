@@ -17,7 +17,7 @@ const trimFraction = 8
 // Trim deletes the oldest events to free disk space: an eighth of the stream, but none that were stored
 // at the given time or later. It returns false if there is nothing to delete. The index follows.
 func (h *History) Trim(ctx context.Context, before time.Time) (trimmed bool, err error) {
-	info, err := h.stream.Info(ctx)
+	info, err := h.cfg.Log.Info(ctx)
 	if err != nil {
 		return false, fmt.Errorf("history: %w", err)
 	}
@@ -29,17 +29,7 @@ func (h *History) Trim(ctx context.Context, before time.Time) (trimmed bool, err
 	if end, err = h.firstSince(ctx, before, state.FirstSeq+1, end); err != nil {
 		return false, err
 	}
-	if h.cfg.Log != nil {
-		return h.deleteBefore(ctx, end)
-	}
-	if err := h.stream.Purge(ctx, natsjs.WithPurgeSequence(end)); err != nil {
-		return false, fmt.Errorf("history: %w", err)
-	}
-	select {
-	case h.trimmed <- struct{}{}:
-	default:
-	}
-	return true, nil
+	return h.deleteBefore(ctx, end)
 }
 
 // firstSince returns the first message from one sequence on, and before another, that was stored at a

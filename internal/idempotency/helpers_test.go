@@ -76,6 +76,7 @@ type testLog struct {
 	*idempotency.Log
 	*testing.T
 	history *history.History
+	log     *jetstream.Log
 	engine  *jetstream.Engine
 	stop    func()
 }
@@ -85,7 +86,10 @@ func (f *fixture) open() *testLog {
 	f.Helper()
 	l := &testLog{T: f.T, engine: f.engine}
 	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {
-		l.history, err = history.Open(f.Context(), history.Config{Engine: f.engine, Dir: f.dir})
+		if l.log, err = history.OpenLog(f.Context(), f.engine, ""); err != nil {
+			return err
+		}
+		l.history, err = history.Open(f.Context(), history.Config{Engine: f.engine, Log: l.log, Dir: f.dir})
 		return err
 	})
 	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {
@@ -96,12 +100,13 @@ func (f *fixture) open() *testLog {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	historyEnded, endHistory := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
-	go func() { defer endHistory(); ended <- l.history.Run(ctx) }()
+	ended := make(chan error, 3)
+	go func() { ended <- l.history.Run(ctx) }()
+	go func() { defer endHistory(); ended <- l.log.Run(ctx) }()
 	go func() { ended <- l.Log.Run(historyEnded) }()
 	l.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := errors.Join(testwait.For(f, ended, "the first end"), testwait.For(f, ended, "the second end"), l.history.Close()); err != nil {
+		if err := errors.Join(testwait.For(f, ended, "the first end"), testwait.For(f, ended, "the second end"), testwait.For(f, ended, "the third end"), l.history.Close()); err != nil {
 			f.Error(err)
 		}
 	})
@@ -109,14 +114,10 @@ func (f *fixture) open() *testLog {
 	return l
 }
 
-// appendEvents appends events and waits until they are received from the stream.
+// appendEvents appends events.
 func (l *testLog) appendEvents(events ...push.Event) {
 	l.Helper()
-	at, err := l.history.Append(l.Context(), events...)
-	if err == nil {
-		err = l.history.WaitForSeq(l.Context(), at.Seq)
-	}
-	if err != nil {
+	if _, err := l.history.Append(l.Context(), events...); err != nil {
 		l.Fatal(err)
 	}
 }

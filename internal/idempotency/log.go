@@ -20,7 +20,7 @@ const (
 	defaultClaimTTL = 15 * time.Minute
 	// How often to check whether another gateway has ended its request.
 	pollInterval = 100 * time.Millisecond
-	// How long a claim waits for a cluster without a leader, the same time as in a jetstream.Writer.
+	// How long a claim waits for a cluster without a leader, the time of two elections.
 	electionTimeout = 20 * time.Second
 	// Leases that may wait to be released. Beyond it, they expire with their TTL.
 	maxReleases = 8192

@@ -34,7 +34,7 @@ func (e *Engine) Bucket(cfg natsjs.KeyValueConfig) *Bucket {
 
 // Open creates or updates the bucket before its first use, so that invalid settings are found early.
 func (b *Bucket) Open(ctx context.Context) error {
-	return b.engine.setup(ctx, "bucket "+b.cfg.Bucket, func(ctx context.Context) error {
+	return b.engine.Setup(ctx, "bucket "+b.cfg.Bucket, func(ctx context.Context) error {
 		kv, err := b.engine.js.CreateOrUpdateKeyValue(ctx, b.cfg)
 		if err == nil {
 			b.opened.Store(&kv)

@@ -6,15 +6,16 @@ package jetstream_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/testwait"
@@ -23,9 +24,9 @@ import (
 // fullDiskEnv is set to a directory in the child process whose files cannot grow.
 const fullDiskEnv = "SLUICE_FULL_DISK"
 
-// TestWriterRecoversAfterFailedWrite runs a child process with a file size limit, so writes fail as
-// on a full disk. The child then raises the limit.
-func TestWriterRecoversAfterFailedWrite(t *testing.T) {
+// TestLogRecoversAfterFailedWrite runs a child process with a file size limit, so writes fail as on a full
+// disk. The child then raises the limit.
+func TestLogRecoversAfterFailedWrite(t *testing.T) {
 	if dir := os.Getenv(fullDiskEnv); dir != "" {
 		runOnFullDisk(t, dir)
 		return
@@ -45,36 +46,40 @@ func runChild(t *testing.T, dir string) {
 
 func runOnFullDisk(t *testing.T, dir string) {
 	signal.Ignore(syscall.SIGXFSZ) // so that the write returns an error
-	e, w, _ := open(t, dir, testStream)
+	f := openLog(t, dir)
 	written := map[jetstream.Offset]string{}
-	write := func(i int) error {
-		item := fmt.Sprintf(`{"i":%d,"x":%q}`, i, strings.Repeat("x", 8<<10))
-		offset, err := w.Append(t.Context(), "s.a", []byte(item))
-		if err == nil {
-			written[offset] = item
-		}
-		return err
-	}
-	for i := range 10 {
-		if err := write(i); err != nil {
+	write := func(i int) {
+		text := fmt.Sprintf("%d %s", i, strings.Repeat("x", 8<<10))
+		offsets, err := f.Append(t.Context(), textRecord(text))
+		if err != nil {
 			t.Fatal(err)
 		}
+		written[offsets[0]] = text
+	}
+	for i := range 10 {
+		write(i)
 	}
 	limitFileSize(t, largestFile(t, dir)+64<<10)
-	var err error
-	for i := 10; err == nil; i++ {
-		err = write(i)
-	}
-	if !errors.Is(err, jetstream.ErrUnwritable) {
-		t.Fatal(err)
-	}
-	limitFileSize(t, 1<<40)
-	i := 1000
-	testwait.Until(t, func() bool { i++; return write(i) == nil && e.Writable() == nil }, "the engine is writable again")
-	found := readAll(t, e)
-	for offset, item := range written {
-		if found[offset] != item {
-			t.Errorf("%v is lost", offset)
+	raised := make(chan struct{})
+	go func() {
+		defer close(raised)
+		for deadline := time.Now().Add(testwait.Bound); f.engine.Writable() == nil && time.Now().Before(deadline); {
+			runtime.Gosched()
+		}
+		limitFileSize(t, 1<<40)
+	}()
+	for i := 10; ; i++ {
+		write(i) // the one that fails waits for the limit
+		select {
+		case <-raised:
+			found := f.stored(t)
+			for offset, text := range written {
+				if found[offset] != text {
+					t.Errorf("%v is lost", offset)
+				}
+			}
+			return
+		default:
 		}
 	}
 }

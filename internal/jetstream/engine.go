@@ -108,7 +108,7 @@ func (e *Engine) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
-	err = e.setup(ctx, "connect", func(context.Context) (err error) {
+	err = e.Setup(ctx, "connect", func(context.Context) (err error) {
 		e.conn, err = nats.Connect(e.cfg.URL, append(auth, e.options()...)...)
 		return err
 	})
@@ -122,7 +122,7 @@ func (e *Engine) connect(ctx context.Context) error {
 	if e.js, err = natsjs.New(e.conn, natsjs.WithPublishAsyncTimeout(timeout), natsjs.WithDefaultTimeout(apiTimeout)); err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
-	return e.setup(ctx, "JetStream (is it enabled?)", func(ctx context.Context) error {
+	return e.Setup(ctx, "JetStream (is it enabled?)", func(ctx context.Context) error {
 		_, err := e.js.AccountInfo(ctx)
 		return err
 	})

@@ -5,7 +5,6 @@ package jetstream_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 
@@ -14,19 +13,28 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
-	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(jetstreamtest.Main(m)) }
 
-// open opens an engine in dir with a stream and a writer. They run until shut is called or the test
-// ends.
-func open(t testing.TB, dir string, stream natsjs.StreamConfig) (e *jetstream.Engine, w *jetstream.Writer, shut func()) {
+// testWriter stores items as a version without a log did.
+type testWriter struct{ *jetstream.Engine }
+
+func (w testWriter) Append(ctx context.Context, subject string, item []byte) (jetstream.Offset, error) {
+	ack, err := w.JetStream().Publish(ctx, subject, append(item, '\n'))
+	if err != nil {
+		return jetstream.Offset{}, err
+	}
+	return jetstream.Offset{Seq: ack.Sequence}, nil
+}
+
+// open opens an engine in dir with a stream. It runs until shut is called or the test ends.
+func open(t testing.TB, dir string, stream natsjs.StreamConfig) (e *jetstream.Engine, w testWriter, shut func()) {
 	t.Helper()
 	return openWith(t, jetstream.Config{Dir: dir, Reserve: -1}, stream)
 }
 
-func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e *jetstream.Engine, w *jetstream.Writer, shut func()) {
+func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e *jetstream.Engine, w testWriter, shut func()) {
 	t.Helper()
 	e, err := jetstream.Open(t.Context(), cfg)
 	if err != nil {
@@ -35,11 +43,9 @@ func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e
 	if _, err := e.Stream(t.Context(), stream); err != nil {
 		t.Fatal(err)
 	}
-	w = e.Writer(stream.Name)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })
-	running.Go(func() { _ = w.Run(ctx) })
 	shut = sync.OnceFunc(func() {
 		stop()
 		running.Wait()
@@ -48,7 +54,7 @@ func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e
 		}
 	})
 	t.Cleanup(shut)
-	return e, w, shut
+	return e, testWriter{e}, shut
 }
 
 var testStream = natsjs.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
@@ -77,41 +83,6 @@ func readAll(t testing.TB, e *jetstream.Engine) (items map[jetstream.Offset]stri
 	return items
 }
 
-func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
-	dir := t.TempDir()
-	_, w, shut := open(t, dir, testStream)
-	var mu sync.Mutex
-	want := map[jetstream.Offset]string{}
-	var callers sync.WaitGroup
-	for caller := range 64 {
-		callers.Go(func() {
-			for i := range 10 {
-				item := fmt.Sprintf(`{"caller":%d,"i":%d}`, caller, i)
-				offset, err := w.Append(t.Context(), fmt.Sprintf("s.%d", caller%3), []byte(item))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				mu.Lock()
-				want[offset] = item
-				mu.Unlock()
-			}
-		})
-	}
-	testwait.Call(t, callers.Wait, "the end of all callers")
-	shut()
-	e, _, _ := open(t, dir, testStream)
-	got := readAll(t, e)
-	if len(want) != 640 || len(got) != len(want) {
-		t.Fatalf("wrote %d items, found %d", len(want), len(got))
-	}
-	for offset, item := range want {
-		if got[offset] != item {
-			t.Errorf("%v: %q, want %q", offset, got[offset], item)
-		}
-	}
-}
-
 // TestEmbeddedSetupIsNotInterrupted opens a bucket with a context that has ended. Its stream exists
 // afterwards: a server that is stopped while it creates a stream leaves goroutines of it.
 func TestEmbeddedSetupIsNotInterrupted(t *testing.T) {
@@ -129,5 +100,31 @@ func TestEmbeddedSetupIsNotInterrupted(t *testing.T) {
 	}
 	if err := e.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestOpenLocksDirectory(t *testing.T) {
+	dir := t.TempDir()
+	_, _, shut := open(t, dir, testStream)
+	if _, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir}); !errors.Is(err, jetstream.ErrLocked) {
+		t.Error(err)
+	}
+	shut()
+	open(t, dir, testStream)
+}
+
+func TestAdmitLeavesReserve(t *testing.T) {
+	const terabyte = 1 << 40
+	e, w, shut := openWith(t, jetstream.Config{Dir: t.TempDir(), Reserve: 1}, testStream) // a large one would fill the disk
+	if err := e.Admit(1 << 20 * terabyte); !errors.Is(err, jetstream.ErrFull) {
+		t.Error("more is committed than the disk has:", err)
+	}
+	if _, err := w.Append(t.Context(), "s.a", []byte("1")); err != nil || e.Writable() != nil {
+		t.Error("accepted items cannot use the reserve:", err)
+	}
+	shut()
+	e, _, _ = open(t, t.TempDir(), testStream)
+	if err := e.Admit(1 << 20 * terabyte); err != nil {
+		t.Error("without a reserve:", err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// AppendAll returns when the items are on disk. Concurrent calls share one disk sync.
+// Append returns when the records are on disk. Concurrent calls share one disk sync.
 func Example() {
 	dir, err := os.MkdirTemp("", "engine-")
 	if err != nil {
@@ -25,29 +25,25 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	stream, err := e.Stream(ctx, natsjs.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	orders, err := e.Log(ctx, natsjs.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}, "orders", "")
 	if err != nil {
 		log.Fatal(err)
 	}
-	w := e.Writer("ORDERS")
+	orders.Observe(func(m *jetstream.Message) {
+		for index, r := range m.Records {
+			fmt.Println(m.Seq, index, string(r.Data))
+		}
+	})
 	written := make(chan error, 1)
-	go func() { written <- w.Run(ctx) }()
+	go func() { written <- orders.Run(ctx) }()
 
-	offsets, err := w.AppendAll(ctx, "orders.tea", [][]byte{[]byte(`{"cups":1}`), []byte(`{"cups":2}`)})
-	if err != nil {
-		log.Fatal(err)
-	}
-	message, err := stream.GetMsg(ctx, offsets[0].Seq)
-	if err != nil {
-		log.Fatal(err)
-	}
-	for index, item := range jetstream.Items(message.Data) {
-		fmt.Println(index, string(item))
-	}
+	offsets, err := orders.Append(ctx, jetstream.Record{Data: []byte("one cup")}, jetstream.Record{Data: []byte("two cups")})
+	fmt.Println(offsets, err)
 	stop()
 	fmt.Println(<-written, e.Close())
 	// Output:
-	// 0 {"cups":1}
-	// 1 {"cups":2}
+	// 1 0 one cup
+	// 1 1 two cups
+	// [{1 0} {1 1}] <nil>
 	// <nil> <nil>
 }

@@ -13,10 +13,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
@@ -32,12 +35,17 @@ type logFixture struct {
 
 func openLog(t *testing.T, dir string) *logFixture {
 	t.Helper()
-	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1})
+	return openLogAt(t, jetstream.Config{Dir: dir, Reserve: -1})
+}
+
+func openLogAt(t *testing.T, cfg jetstream.Config) *logFixture {
+	t.Helper()
+	e, err := jetstream.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &logFixture{engine: e}
-	if f.Log, err = e.Log(t.Context(), natsjs.StreamConfig{Name: "LOG", Subjects: []string{"log"}}, "log"); err != nil {
+	if f.Log, err = e.Log(t.Context(), natsjs.StreamConfig{Name: "LOG", Subjects: []string{"log", "log.>"}}, "log", ""); err != nil {
 		t.Fatal(err)
 	}
 	f.Observe(func(m *jetstream.Message) {
@@ -327,7 +335,7 @@ func TestLogReportsOtherWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := e.Log(t.Context(), natsjs.StreamConfig{Name: "LOG", Subjects: []string{"log"}}, "log")
+	l, err := e.Log(t.Context(), natsjs.StreamConfig{Name: "LOG", Subjects: []string{"log"}}, "log", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,4 +384,67 @@ func TestPendingHasRecordsUntilAllObserversHaveThem(t *testing.T) {
 			t.Errorf("pending although stored: %q", got)
 		}
 	}
+}
+
+// TestExclusiveRecordsFollowTheirState appends records of one log exclusively while others are appended. Each
+// states the last message, so that nothing can have come between.
+func TestExclusiveRecordsFollowTheirState(t *testing.T) {
+	url := jetstreamtest.StartServer(t)
+	for name, logs := range map[string][]*logFixture{
+		"embedded": {openLog(t, t.TempDir())}, "cluster": {openLogAt(t, jetstream.Config{URL: url}), openLogAt(t, jetstream.Config{URL: url})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			var callers sync.WaitGroup
+			for _, f := range logs {
+				callers.Go(func() {
+					for ctx.Err() == nil {
+						if _, err := f.Append(ctx, textRecord("other")); err != nil && ctx.Err() == nil {
+							t.Error(err)
+						}
+						sleep.For(ctx, 5*time.Millisecond)
+					}
+				})
+			}
+			for range 20 {
+				err := logs[0].Exclusive(t.Context(), func() []jetstream.Record {
+					return []jetstream.Record{textRecord(fmt.Sprint("after ", logs[0].LastSeq()))}
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			if err := logs[0].Exclusive(t.Context(), func() []jetstream.Record { return nil }); err != nil {
+				t.Error(err)
+			}
+			stop()
+			testwait.Call(t, callers.Wait, "the end of all callers")
+			exclusive := 0
+			for at, text := range logs[0].stored(t) {
+				if text == "other" {
+					continue
+				}
+				if exclusive++; text != fmt.Sprint("after ", at.Seq-1) {
+					t.Errorf("%q in message %d", text, at.Seq)
+				}
+			}
+			if exclusive != 20 {
+				t.Errorf("%d exclusive records, want 20", exclusive)
+			}
+		})
+	}
+}
+
+// TestAfterWritesWaitsForEarlierRecords calls AfterWrites after an asynchronous append, and without one.
+func TestAfterWritesWaitsForEarlierRecords(t *testing.T) {
+	f, called := openLog(t, t.TempDir()), make(chan uint64, 1)
+	if err := f.AppendAsync(t.Context(), textRecord("a")); err != nil {
+		t.Fatal(err)
+	}
+	f.AfterWrites(func() { called <- f.LastSeq() })
+	if got := testwait.For(t, called, "the write"); got != 1 {
+		t.Errorf("called after message %d", got)
+	}
+	f.AfterWrites(func() { called <- f.LastSeq() })
+	testwait.For(t, called, "a call without a write")
 }

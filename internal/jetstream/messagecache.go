@@ -9,7 +9,7 @@ import (
 )
 
 // cachedMessages is the number of messages in a messageCache, each up to about a megabyte.
-const cachedMessages = 8
+const cachedMessages = 16
 
 // messageCache keeps the messages that were read last: the tasks of a message are usually sent one
 // after the other. Calls for a message that is being read share the result.
@@ -31,6 +31,23 @@ func newMessageCache(read func(ctx context.Context, seq uint64) (*Message, error
 	return &messageCache{read: read}
 }
 
+// add adds a message that was just stored.
+func (c *messageCache) add(m *Message) {
+	e := &cachedMessage{seq: m.Seq, done: make(chan struct{}), m: m}
+	close(e.done)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.insert(e)
+}
+
+// insert inserts a message as the last one used. The caller holds c.mu.
+func (c *messageCache) insert(e *cachedMessage) {
+	if len(c.recent) == cachedMessages {
+		c.recent = slices.Delete(c.recent, 0, 1)
+	}
+	c.recent = append(c.recent, e)
+}
+
 func (c *messageCache) get(ctx context.Context, seq uint64) (*Message, error) {
 	c.mu.Lock()
 	i := slices.IndexFunc(c.recent, func(e *cachedMessage) bool { return e.seq == seq })
@@ -46,10 +63,7 @@ func (c *messageCache) get(ctx context.Context, seq uint64) (*Message, error) {
 		}
 	}
 	e := &cachedMessage{seq: seq, done: make(chan struct{})}
-	if len(c.recent) == cachedMessages {
-		c.recent = slices.Delete(c.recent, 0, 1)
-	}
-	c.recent = append(c.recent, e)
+	c.insert(e)
 	c.mu.Unlock()
 	e.m, e.err = c.read(context.WithoutCancel(ctx), seq)
 	close(e.done)

@@ -25,17 +25,17 @@ const (
 func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (stream natsjs.Stream, err error) {
 	cfg.Replicas = e.Replicas()
 	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()
-	err = e.setup(ctx, "stream "+cfg.Name, func(ctx context.Context) (err error) {
+	err = e.Setup(ctx, "stream "+cfg.Name, func(ctx context.Context) (err error) {
 		stream, err = e.js.CreateOrUpdateStream(ctx, cfg)
 		return err
 	})
 	return stream, err
 }
 
-// setup runs one step of the setup, which must be idempotent. A step on a cluster is repeated until
+// Setup runs one step of the setup, which must be idempotent. A step on a cluster is repeated until
 // SetupTimeout after the start, because a cluster that has just started, or that elects a leader,
 // refuses or ignores requests.
-func (e *Engine) setup(ctx context.Context, step string, run func(context.Context) error) error {
+func (e *Engine) Setup(ctx context.Context, step string, run func(context.Context) error) error {
 	for warned := false; ; {
 		tryCtx := ctx
 		if e.Embedded() { // a server that is stopped while it creates a stream does not stop that stream

@@ -16,13 +16,11 @@ import (
 var historyReadings = []reading[history.Status]{
 	{prometheus.NewDesc("sluice_history_events_total", "Events received by this gateway, including those of other gateways.", nil, nil),
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Events) }},
-	{prometheus.NewDesc("sluice_history_lost_total", "Events dropped because an asynchronous write failed.", nil, nil),
-		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Lost) }},
 	{prometheus.NewDesc("sluice_history_index_rebuilds_total", "Rebuilds of a damaged index.", nil, nil),
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.IndexRebuilds) }},
-	gauge("sluice_history_lag_batches", "Batches of up to 500 events that are in the stream but not in the index yet.", nil,
+	gauge("sluice_history_lag_batches", "Messages of a NATS cluster's stream that this gateway has not received yet.", nil,
 		func(s history.Status) float64 { return float64(s.LagBatches) }),
-	gauge("sluice_history_caught_up", "0 while the index is being built and queries wait, otherwise 1.", nil,
+	gauge("sluice_history_caught_up", "0 after the start until this gateway has all events of a NATS cluster, and queries wait, otherwise 1.", nil,
 		func(s history.Status) float64 { return boolValue(s.CaughtUp) }),
 }
 

@@ -24,11 +24,11 @@ func TestStorageMetrics(t *testing.T) {
 	}
 	m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
 		return &queue.Status{Bytes: 1, LaterBytes: 2, MaxBytes: 3, Oldest: time.Unix(13, 5e8), Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk, Tasks: 4}}},
-			&history.Status{Events: 5, Lost: 6, LagBatches: 7, IndexRebuilds: 8, CaughtUp: true},
+			&history.Status{Events: 5, LagBatches: 7, IndexRebuilds: 8, CaughtUp: true},
 			[]webhooks.Status{{App: "shop", Name: "crm", Delivered: 9, DeliveredUpTo: time.Unix(10, 5e8), Failures: 11, DeadLettered: make([]webhooks.Range, 12)}}
 	})
 	expectLines(t, m, `sluice_queue_bytes 1`, `sluice_queue_scheduled_bytes 2`, `sluice_queue_max_bytes 3`, `sluice_queue_oldest_timestamp_seconds 13.5`, `sluice_queue_waiting{app="shop",lane="bulk"} 4`,
-		`sluice_history_events_total 5`, `sluice_history_lost_total 6`, `sluice_history_lag_batches 7`, `sluice_history_index_rebuilds_total 8`, `sluice_history_caught_up 1`,
+		`sluice_history_events_total 5`, `sluice_history_lag_batches 7`, `sluice_history_index_rebuilds_total 8`, `sluice_history_caught_up 1`,
 		`sluice_webhook_delivered_total{app="shop",webhook="crm"} 9`, `sluice_webhook_delivered_up_to_timestamp_seconds{app="shop",webhook="crm"} 10.5`,
 		`sluice_webhook_failures{app="shop",webhook="crm"} 11`, `sluice_webhook_dead_lettered_ranges{app="shop",webhook="crm"} 12`)
 }

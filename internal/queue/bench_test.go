@@ -28,7 +28,7 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 	if err != nil {
 		b.Fatal(err)
 	}
-	log, err := history.OpenLog(b.Context(), e)
+	log, err := history.OpenLog(b.Context(), e, "")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -71,26 +71,26 @@ func waitIndexed(h *history.History, events int) {
 	}
 }
 
-// openWriter opens an engine with one stream and returns its writer.
-func openWriter(b *testing.B) *jetstream.Writer {
+// openBareLog opens an engine with a log that nothing observes.
+func openBareLog(b *testing.B) *jetstream.Log {
 	b.Helper()
 	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := e.Stream(b.Context(), benchStream); err != nil {
+	l, err := e.Log(b.Context(), natsjs.StreamConfig{Name: "BARE", Subjects: []string{"bare"}}, "bare", "")
+	if err != nil {
 		b.Fatal(err)
 	}
-	w := e.Writer(benchStream.Name)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = w.Run(ctx) })
+	running.Go(func() { _ = l.Run(ctx) })
 	b.Cleanup(func() {
 		stop()
 		running.Wait()
 		_ = e.Close()
 	})
-	return w
+	return l
 }
 
 // runConcurrently calls do for every turn, from 64 goroutines.
@@ -118,7 +118,7 @@ func BenchmarkAccept(b *testing.B) {
 	}{{"one", 1, 6400}, {"hundred", 100, 640}} {
 		for _, journal := range []string{"queue", "history"} {
 			b.Run(batch.name+"/"+journal, func(b *testing.B) {
-				r := comparison{engine: openWriter(b), size: batch.size}
+				r := comparison{engine: openBareLog(b), size: batch.size}
 				r.queue, r.indexed = openBench(b, newFakeSender(), journal == "history")
 				r.queue.Drain() // so that nothing is sent meanwhile
 				b.ReportAllocs()
@@ -135,7 +135,7 @@ func BenchmarkAccept(b *testing.B) {
 type comparison struct {
 	queue    *queue.Queue
 	indexed  func(events int)
-	engine   *jetstream.Writer
+	engine   *jetstream.Log
 	size     int // notifications in a batch
 	accepted int // notifications so far
 
@@ -145,13 +145,13 @@ type comparison struct {
 // round writes the same number of batches to each.
 func (r *comparison) round(b *testing.B, turns int) {
 	b.StopTimer()
-	batches, items := make([][]*push.Notification, turns), slices.Repeat([][]byte{encodedTask(b)}, r.size)
+	batches, items := make([][]*push.Notification, turns), slices.Repeat([]jetstream.Record{{Data: encodedTask(b)}}, r.size)
 	for i := range batches {
 		batches[i] = newNotifications("shop", r.size)
 	}
 	began := time.Now()
 	runConcurrently(turns, func(int) {
-		if _, err := r.engine.AppendAll(b.Context(), "bare.x", items); err != nil {
+		if _, err := r.engine.Append(b.Context(), items...); err != nil {
 			b.Error(err)
 		}
 	})
@@ -179,10 +179,6 @@ func acceptAll(b *testing.B, q *queue.Queue, ns []*push.Notification) {
 			b.Error(err)
 		}
 	}
-}
-
-var benchStream = natsjs.StreamConfig{
-	Name: "BARE", Subjects: []string{"bare.>"}, Retention: natsjs.WorkQueuePolicy, Discard: natsjs.DiscardNew, MaxBytes: 1 << 40,
 }
 
 // encodedTask returns a task as the queue encodes it.

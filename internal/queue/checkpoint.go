@@ -23,7 +23,7 @@ import (
 // messages after it. It can be deleted. checkpointInterval is how many bytes of records are stored
 // between two checkpoints.
 const (
-	checkpointFormat   = 1
+	checkpointFormat   = 2
 	checkpointInterval = 32 << 20
 )
 
@@ -38,6 +38,12 @@ func (t *table) appendCheckpoint(b []byte, log string, seq uint64) []byte {
 	b = append(b, checkpointFormat)
 	b = appendText(b, log)
 	b = binary.AppendUvarint(b, seq)
+	writers := map[*writer]uint64{}
+	b = binary.AppendUvarint(b, uint64(len(t.writers)))
+	for name, w := range t.writers {
+		writers[w] = uint64(len(writers)) + 1 // zero is none
+		b = appendText(b, name)
+	}
 	numbers := map[*flow]uint64{}
 	b = binary.AppendUvarint(b, uint64(len(t.flows)))
 	for key, fl := range t.flows {
@@ -52,12 +58,12 @@ func (t *table) appendCheckpoint(b []byte, log string, seq uint64) []byte {
 		}
 		b = binary.AppendUvarint(binary.AppendUvarint(b, seq), uint64(len(frames)))
 		for _, f := range frames {
-			b = f.appendTo(b, numbers[f.flow])
+			b = f.appendTo(b, numbers[f.flow], writers[f.writer])
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(t.started)))
 	for at, p := range t.started {
-		for _, n := range [...]uint64{at.Seq, uint64(at.Index), uint64(p.attempts), uint64(p.reschedules), p.rescheduled.Seq, uint64(p.rescheduled.Index), uint64(p.due)} {
+		for _, n := range [...]uint64{at.Seq, uint64(at.Index), uint64(p.attempts), uint64(p.reschedules), p.rescheduled.Seq, uint64(p.rescheduled.Index), uint64(p.due), writers[p.writer]} {
 			b = binary.AppendUvarint(b, n)
 		}
 	}
@@ -68,8 +74,8 @@ func (t *table) appendCheckpoint(b []byte, log string, seq uint64) []byte {
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(t.calls)))
-	for id := range t.calls {
-		b = append(b, id[:]...)
+	for id, w := range t.calls {
+		b = binary.AppendUvarint(append(b, id[:]...), writers[w])
 	}
 	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b[start:]))
 }
@@ -78,9 +84,9 @@ func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func (f *frame) appendTo(b []byte, flow uint64) []byte {
+func (f *frame) appendTo(b []byte, flow, writer uint64) []byte {
 	words := len(f.bits) / int(bitCount)
-	for _, n := range [...]uint64{flow, uint64(f.base), uint64(f.count), uint64(f.bytes), uint64(words)} {
+	for _, n := range [...]uint64{flow, writer, uint64(f.base), uint64(f.count), uint64(f.bytes), uint64(words)} {
 		b = binary.AppendUvarint(b, n)
 	}
 	for w := range words {
@@ -91,34 +97,40 @@ func (f *frame) appendTo(b []byte, flow uint64) []byte {
 	return b
 }
 
-// parseCheckpoint returns the table of a checkpoint of the log with this ID, and the message after which
-// it was made.
-func parseCheckpoint(data []byte, log string) (t *table, seq uint64, err error) {
+// parse reads a checkpoint of the log with this ID into an empty table, and returns the message after
+// which it was made.
+func (t *table) parse(data []byte, log string) (seq uint64, err error) {
 	if len(data) < 5 || data[0] != checkpointFormat || crc32.ChecksumIEEE(data[:len(data)-4]) != binary.LittleEndian.Uint32(data[len(data)-4:]) {
-		return nil, 0, errNoCheckpoint
+		return 0, errNoCheckpoint
 	}
 	r := checkpointReader{data[1 : len(data)-4]}
 	if r.text() != log {
-		return nil, 0, errNoCheckpoint
+		return 0, errNoCheckpoint
 	}
-	seq, t = r.number(), newTable()
-	flows := make([]*flow, r.number())
+	seq = r.number()
+	writers := make([]*writer, 1+r.number())
+	for i := range writers[1:] {
+		writers[i+1] = t.writer(r.text())
+	}
+	flows := make([]flowKey, r.number())
 	for i := range flows {
-		key := flowKey{r.text(), push.Lane(r.text())}
-		flows[i] = &flow{key: key}
-		t.flows[key] = flows[i]
+		flows[i] = flowKey{r.text(), push.Lane(r.text())}
 	}
 	for range r.number() {
 		message := r.number()
 		t.seqs = append(t.seqs, message)
 		for range r.number() {
-			t.frames[message] = append(t.frames[message], t.readFrame(&r, message, flows))
+			t.frames[message] = append(t.frames[message], t.readFrame(&r, message, flows, writers))
 		}
 	}
 	for range r.number() {
 		at := jetstream.Offset{Seq: r.number(), Index: int(r.number())}
-		t.started[at] = progress{
-			int(r.number()), int(r.number()), jetstream.Offset{Seq: r.number(), Index: int(r.number())}, int64(r.number()),
+		p := progress{
+			int(r.number()), int(r.number()), jetstream.Offset{Seq: r.number(), Index: int(r.number())}, int64(r.number()), writers[r.number()],
+		}
+		t.started[at] = p
+		if f := t.find(at); f != nil && f.has(isSending, at.Index) && p.writer != nil {
+			p.writer.sending++
 		}
 	}
 	for range r.number() {
@@ -126,15 +138,21 @@ func parseCheckpoint(data []byte, log string) (t *table, seq uint64, err error) 
 	}
 	heap.Init(&t.later)
 	for range r.number() {
-		t.calls[uuid.UUID(r.b[:16])] = true
+		id := uuid.UUID(r.b[:16])
 		r.b = r.b[16:]
+		t.calls[id] = writers[r.number()]
 	}
-	return t, seq, nil
+	return seq, nil
 }
 
 // readFrame reads a frame and counts its tasks.
-func (t *table) readFrame(r *checkpointReader, seq uint64, flows []*flow) *frame {
-	f := &frame{seq: seq, flow: flows[r.number()], base: int(r.number())}
+func (t *table) readFrame(r *checkpointReader, seq uint64, flows []flowKey, writers []*writer) *frame {
+	key, w := flows[r.number()], writers[r.number()]
+	f := &frame{seq: seq, base: int(r.number())}
+	if w == nil { // of this gateway
+		w = t.self
+	}
+	f.backlog = t.backlog(key, w)
 	f.from, f.count, f.bytes = f.base, int(r.number()), int64(r.number())
 	f.bits = make([]uint64, int(r.number())*int(bitCount))
 	for w := 0; w < len(f.bits); w += int(bitCount) {
@@ -155,7 +173,7 @@ func (t *table) readFrame(r *checkpointReader, seq uint64, flows []*flow) *frame
 		}
 	}
 	t.count(f, +1)
-	f.flow.frames = append(f.flow.frames, f)
+	t.enqueue(f)
 	return f
 }
 
@@ -181,25 +199,21 @@ func (r *checkpointReader) text() string {
 	return s
 }
 
-// readCheckpoint returns the table of the checkpoint in a file, or errNoCheckpoint.
-func readCheckpoint(name, log string) (t *table, seq uint64, err error) {
-	data, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, errNoCheckpoint
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("queue: %w", err)
-	}
-	return parseCheckpoint(data, log)
-}
-
 // errGap means that the message after a checkpoint is deleted. It may have ended a task.
 var errGap = errors.New("queue: the messages after the checkpoint are deleted")
 
 // readTable returns the state of the tasks: the last checkpoint, and the log after it. Without a usable
 // checkpoint it reads the whole log.
 func readTable(ctx context.Context, cfg *Config) (*table, error) {
-	t, seq, err := readCheckpoint(cfg.Checkpoint, cfg.Log.ID())
+	t := cfg.newTable()
+	data, err := os.ReadFile(cfg.Checkpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errNoCheckpoint
+	}
+	var seq uint64
+	if err == nil {
+		seq, err = t.parse(data, cfg.Log.ID())
+	}
 	if err == nil {
 		err = t.replay(ctx, cfg.Log, seq)
 	}
@@ -208,7 +222,7 @@ func readTable(ctx context.Context, cfg *Config) (*table, error) {
 			cfg.Logger.Warn("cannot use the checkpoint of the queue; reading the whole log", "file", cfg.Checkpoint, "err", err)
 		}
 		_ = os.Remove(cfg.Checkpoint) // it may belong to a backup of the log
-		t = newTable()
+		t = cfg.newTable()
 		err = t.replay(ctx, cfg.Log, 0)
 	}
 	if err != nil {
@@ -216,6 +230,9 @@ func readTable(ctx context.Context, cfg *Config) (*table, error) {
 	}
 	return t, nil
 }
+
+// newTable returns an empty table.
+func (c *Config) newTable() *table { return newTable(c.Log.Writer(), c.Log.IsOwn, c.InFlight) }
 
 // replay applies the messages after seq, or all if seq is zero.
 func (t *table) replay(ctx context.Context, log Log, seq uint64) error {

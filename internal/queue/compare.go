@@ -12,10 +12,7 @@ import (
 // compare compares the tasks with the journal after records of the log were damaged. The journal may
 // have read these records before. A notification whose task is damaged ends as unknown. A task whose
 // last attempt is damaged is in doubt. No task is sent meanwhile.
-func (q *logQueue) compare(ctx context.Context) error {
-	if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
-		return err
-	}
+func (q *Queue) compare(ctx context.Context) error {
 	ids, err := q.cfg.Journal.Unfinished(ctx, q.cfg.Log.LastSeq())
 	if err != nil {
 		return err
@@ -34,7 +31,7 @@ func (q *logQueue) compare(ctx context.Context) error {
 }
 
 // compareTask returns whether the notification has a task.
-func (q *logQueue) compareTask(ctx context.Context, id string) (found bool, err error) {
+func (q *Queue) compareTask(ctx context.Context, id string) (found bool, err error) {
 	task, err := q.find(ctx, id)
 	if err != nil && !isDamaged(err) {
 		return false, err
@@ -47,7 +44,7 @@ func (q *logQueue) compareTask(ctx context.Context, id string) (found bool, err 
 }
 
 // setInDoubt applies the attempts in the journal to a task. It returns false if there is no such task.
-func (q *logQueue) setInDoubt(task jetstream.Offset, s State) bool {
+func (q *Queue) setInDoubt(task jetstream.Offset, s State) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	f := q.table.find(task)
@@ -56,13 +53,10 @@ func (q *logQueue) setInDoubt(task jetstream.Offset, s State) bool {
 	}
 	p := q.table.started[task]
 	if s.Status == push.StatusSending && s.Attempt > p.attempts {
-		p.attempts = s.Attempt
+		p.attempts, p.writer = s.Attempt, nil
 		q.table.started[task] = p
-		f.set(isSending, task.Index, true)
+		q.table.setSending(f, task.Index, nil, true)
 		q.table.setLater(f, task.Index, false)
-		if !f.has(isReady, task.Index) {
-			q.table.setReady(f, task.Index, true)
-		}
 	}
 	return true
 }

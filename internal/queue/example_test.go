@@ -46,7 +46,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	tasks, err := history.OpenLog(ctx, e)
+	tasks, err := history.OpenLog(ctx, e, "")
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -42,6 +42,7 @@ type memoryJournal struct {
 	mu           sync.Mutex
 	changed      chan struct{} // closed and replaced after every append
 	seq          uint64
+	observed     uint64 // the last message that observe got
 	events       map[string][]push.Event
 	states       map[string]queue.State
 	beforeAppend func(push.Event) error // its error makes Append fail
@@ -72,10 +73,14 @@ func (m *memoryJournal) Append(_ context.Context, events ...push.Event) (jetstre
 	return jetstream.Offset{Seq: m.seq}, nil
 }
 
-// observe adds the events of a stored message of a log.
+// observe adds the events of a stored message of a log. Several gateways with the same log can call it.
 func (m *memoryJournal) observe(message *jetstream.Message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if message.Seq <= m.observed {
+		return
+	}
+	m.observed = message.Seq
 	for i, stored := range message.Records {
 		r, err := record.Parse(stored.Data)
 		if err != nil {
@@ -126,12 +131,6 @@ func (l testLog) check(records []jetstream.Record) error {
 	return nil
 }
 
-func (m *memoryJournal) LastSeq(context.Context) (uint64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.seq, nil
-}
-
 func (m *memoryJournal) Unfinished(_ context.Context, seq uint64) (ids []uuid.UUID, _ error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -167,9 +166,6 @@ func (m *memoryJournal) applyAt(e push.Event, at jetstream.Offset) {
 	m.states[e.ID] = queue.State{Status: e.Status, Attempt: max(s.Attempt, e.Attempt), Offset: at}
 }
 
-func (m *memoryJournal) WaitForSeq(context.Context, uint64) error { return nil }
-func (m *memoryJournal) WaitCaughtUp(context.Context) error       { return nil }
-
 func (m *memoryJournal) States(_ context.Context, ids []string) (map[string]queue.State, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -203,7 +199,7 @@ func (m *memoryJournal) clone() *memoryJournal {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := newMemoryJournal()
-	c.seq, c.states = m.seq, maps.Clone(m.states)
+	c.seq, c.observed, c.states = m.seq, m.observed, maps.Clone(m.states)
 	for id, events := range m.events {
 		c.events[id] = slices.Clip(events) // so that appending to one does not write to the other
 	}
@@ -411,36 +407,24 @@ type fixture struct {
 	dir          string
 	engineConfig jetstream.Config
 	engine       *jetstream.Engine
-	log          *jetstream.Log // or nil
+	log          *jetstream.Log
 	journal      *memoryJournal
 	sender       *fakeSender
 	stop         func() // drains the queue and closes the engine; runs at the end of the test at the latest
 }
 
-// openQueue opens and runs a queue: on a log in dir, or in the account of dir on the cluster.
+// openQueue opens and runs a queue: in dir, or as the gateway of dir in the account of dir on the cluster.
 func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
-	f := openQueueAt(t, jetstreamtest.Config(t, dir), j, s, cfg)
-	f.dir = dir
-	return f
+	return openQueueAt(t, jetstreamtest.Config(t, dir), dir, j, s, cfg)
 }
 
-// openSharedQueue opens and runs a queue that could be shared by several gateways, also in dir.
-func openSharedQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
-	t.Helper()
-	return openQueueOn(t, jetstreamtest.Config(t, dir), false, j, j, s, cfg)
-}
-
-func openQueueAt(t testing.TB, engineConfig jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
-	t.Helper()
-	return openQueueOn(t, engineConfig, engineConfig.Dir != "", j, j, s, cfg)
-}
-
-// openQueueOn opens a queue, on a log or not, with a journal that is based on j.
-func openQueueOn(t testing.TB, engineConfig jetstream.Config, onLog bool, journal queue.Journal, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+// openQueueAt opens and runs a queue. In a cluster it is that of the gateway of dir, or of a new one if dir
+// is empty.
+func openQueueAt(t testing.TB, engineConfig jetstream.Config, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
 	engineConfig.Reserve = -1
-	if cfg.Journal = journal; cfg.Sender == nil {
+	if cfg.Journal = j; cfg.Sender == nil {
 		cfg.Sender = s
 	}
 	var q *queue.Queue
@@ -449,24 +433,22 @@ func openQueueOn(t testing.TB, engineConfig jetstream.Config, onLog bool, journa
 		if cfg.Engine, err = jetstream.Open(t.Context(), engineConfig); err != nil {
 			return err
 		}
-		if onLog {
-			if log, err = history.OpenLog(t.Context(), cfg.Engine); err != nil {
-				return errors.Join(err, cfg.Engine.Close())
-			}
-			log.Observe(j.observe)
-			cfg.Log = testLog{log, j}
-		}
-		if q, err = queue.Open(t.Context(), cfg); err != nil {
+		if log, err = history.OpenLog(t.Context(), cfg.Engine, dir); err != nil {
 			return errors.Join(err, cfg.Engine.Close())
+		}
+		log.Observe(j.observe)
+		cfg.Log = testLog{log, j}
+		if q, err = queue.Open(t.Context(), cfg); err != nil {
+			return errors.Join(err, log.Close(), cfg.Engine.Close())
 		}
 		return nil
 	})
 	f := runQueue(t, cfg.Engine, log, q, j, s)
-	f.engineConfig = engineConfig
+	f.dir, f.engineConfig = dir, engineConfig
 	return f
 }
 
-// runQueue runs q until stop is called or the test ends. log may be nil.
+// runQueue runs q until stop is called or the test ends.
 func runQueue(t testing.TB, e *jetstream.Engine, log *jetstream.Log, q *queue.Queue, j *memoryJournal, s *fakeSender) *fixture {
 	ctx, stop := context.WithCancel(context.Background())
 	logCtx, stopLog := context.WithCancel(context.Background())
@@ -478,19 +460,17 @@ func runQueue(t testing.TB, e *jetstream.Engine, log *jetstream.Log, q *queue.Qu
 			t.Error(err)
 		}
 	})
-	if log != nil {
-		writing.Go(func() {
-			if err := log.Run(logCtx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	writing.Go(func() {
+		if err := log.Run(logCtx); err != nil {
+			t.Error(err)
+		}
+	})
 	f.stop = sync.OnceFunc(func() {
 		stop()
 		running.Wait()
 		stopLog()
 		writing.Wait()
-		if err := e.Close(); err != nil {
+		if err := errors.Join(log.Close(), e.Close()); err != nil {
 			t.Error(err)
 		}
 	})

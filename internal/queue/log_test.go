@@ -29,7 +29,6 @@ import (
 // TestWaitingTasksAreReadBack accepts more notifications than stay in memory, some of them scheduled.
 // Each is sent once, also those that are read from the log again, and after a restart.
 func TestWaitingTasksAreReadBack(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
 	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
 	release, started := s.block(), time.Now().Truncate(time.Millisecond)
 	f := openQueue(t, dir, j, s, queue.Config{InFlight: 4})
@@ -68,7 +67,6 @@ func TestWaitingTasksAreReadBack(t *testing.T) {
 // can be deleted: one that is due, a scheduled and a rescheduled one. Each is sent or cancelled as if it
 // had stayed, also after a restart.
 func TestWaitingTasksAreWrittenAgain(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
 	for _, restarted := range []bool{false, true} {
 		j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
 		ns := newNotifications("shop", 5)
@@ -144,7 +142,6 @@ func TestWaitingTasksAreWrittenAgain(t *testing.T) {
 // TestCheckpointBeforeDeletedMessagesIsNotUsed ends a task after a checkpoint, and deletes the record of
 // that. The task is not sent again.
 func TestCheckpointBeforeDeletedMessagesIsNotUsed(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
 	for name, later := range map[string]int{"the end": 0, "a message in between": 1} {
 		j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
 		file := filepath.Join(t.TempDir(), "checkpoint")
@@ -201,7 +198,7 @@ func (l *countingLog) ReadFrom(ctx context.Context, seq uint64, f func(*jetstrea
 // TestCheckpointShortensStart restarts a queue with a checkpoint, with a damaged one and without one. It
 // has the same tasks each time, and reads only the end of the log with a checkpoint.
 func TestCheckpointShortensStart(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
+	jetstreamtest.SkipOnCluster(t, "the test needs an embedded server")
 	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
 	file := filepath.Join(t.TempDir(), "checkpoint")
 	f := openQueue(t, dir, j, s, queue.Config{Checkpoint: file})
@@ -242,7 +239,7 @@ func TestCheckpointShortensStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		log, err := history.OpenLog(t.Context(), e)
+		log, err := history.OpenLog(t.Context(), e, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,12 +268,11 @@ func TestCheckpointShortensStart(t *testing.T) {
 // is not written, until the call gives up. A repeated call has to wait, and gets the first notification
 // when that is stored.
 func TestKeyStaysInUseUntilNotificationIsStored(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster has no log")
 	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir(), Reserve: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := history.OpenLog(t.Context(), e)
+	log, err := history.OpenLog(t.Context(), e, "")
 	if err != nil {
 		t.Fatal(err)
 	}

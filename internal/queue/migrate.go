@@ -16,12 +16,69 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
+// The streams of versions without a log.
+const (
+	tasksStreamName     = "SLUICE_TASKS"
+	scheduledStreamName = "SLUICE_LATER"
+)
+
+// Streams returns the names of the streams that held tasks in earlier versions, for audits.
+func Streams() []string { return []string{tasksStreamName, scheduledStreamName} }
+
+// tasksStreamConfig returns the stream for due tasks of earlier versions.
+func tasksStreamConfig(maxBytes int64) natsjs.StreamConfig {
+	return natsjs.StreamConfig{
+		Name: tasksStreamName, Subjects: []string{"sluice.task.>"}, Retention: natsjs.WorkQueuePolicy,
+		Discard: natsjs.DiscardNew, MaxBytes: maxBytes, AllowDirect: true,
+	}
+}
+
+// refuseEarlierTasks returns an error if a cluster has tasks of an earlier version. Otherwise it seals their
+// stream, so that gateways of that version fail instead of accepting more.
+func (q *Queue) refuseEarlierTasks(ctx context.Context) error {
+	js := q.cfg.Engine.JetStream()
+	for _, name := range Streams() {
+		var waiting uint64
+		err := q.cfg.Engine.Setup(ctx, "stream "+name, func(ctx context.Context) error {
+			stream, err := js.Stream(ctx, name)
+			if errors.Is(err, natsjs.ErrStreamNotFound) {
+				return nil
+			}
+			if err == nil {
+				waiting = stream.CachedInfo().State.Msgs
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("queue: %w", err)
+		}
+		if waiting > 0 {
+			return fmt.Errorf("queue: %d messages of an earlier version wait in the stream %s: run the gateways of that version until queue.waiting in GET /v1/status is empty, stop all of them, then start this version",
+				waiting, name)
+		}
+	}
+	err := q.cfg.Engine.Setup(ctx, "deletion of stream "+scheduledStreamName, func(ctx context.Context) error {
+		if err := js.DeleteStream(ctx, scheduledStreamName); err != nil && !errors.Is(err, natsjs.ErrStreamNotFound) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	return q.sealTasks(ctx)
+}
+
 // migrate moves the tasks of an earlier version from its streams to the log. If it is interrupted, it
 // starts over. Afterwards one stream is sealed, so that an earlier version fails instead of missing
-// tasks, and the other is deleted. No task is sent meanwhile.
-func (q *logQueue) migrate(ctx context.Context) error {
+// tasks, and the other is deleted. No task is sent meanwhile. In a cluster it does nothing: see
+// refuseEarlierTasks.
+func (q *Queue) migrate(ctx context.Context) error {
+	if !q.cfg.Engine.Embedded() {
+		return nil
+	}
 	js := q.cfg.Engine.JetStream()
-	m := migration{logQueue: q}
+	m := migration{Queue: q}
 	for _, name := range Streams() {
 		stream, err := js.Stream(ctx, name)
 		switch {
@@ -54,17 +111,27 @@ func (q *logQueue) migrate(ctx context.Context) error {
 	return q.sealTasks(ctx)
 }
 
-// sealTasks empties and seals the stream of tasks. It creates the stream if necessary.
-func (q *logQueue) sealTasks(ctx context.Context) error {
-	cfg := tasksStreamConfig(q.cfg.MaxBytes)
-	stream, err := q.cfg.Engine.Stream(ctx, cfg)
-	if err == nil {
-		err = stream.Purge(ctx)
-	}
-	if err == nil {
-		cfg.Sealed, cfg.Description = true, "The tasks are in the stream SLUICE_EVENTS."
-		_, err = q.cfg.Engine.Stream(ctx, cfg)
-	}
+// sealTasks empties and seals the stream of tasks. It creates the stream if necessary. Several gateways can
+// do so at the same time.
+func (q *Queue) sealTasks(ctx context.Context) error {
+	js, cfg := q.cfg.Engine.JetStream(), tasksStreamConfig(q.cfg.MaxBytes)
+	cfg.Replicas = q.cfg.Engine.Replicas()
+	err := q.cfg.Engine.Setup(ctx, "stream "+cfg.Name, func(ctx context.Context) error {
+		stream, err := js.Stream(ctx, cfg.Name)
+		if errors.Is(err, natsjs.ErrStreamNotFound) {
+			stream, err = js.CreateStream(ctx, cfg)
+		}
+		if err != nil || stream.CachedInfo().Config.Sealed {
+			return err
+		}
+		if err := stream.Purge(ctx); err != nil {
+			return err
+		}
+		sealed := stream.CachedInfo().Config
+		sealed.Sealed, sealed.Description = true, "The tasks are in the stream SLUICE_EVENTS."
+		_, err = js.UpdateStream(ctx, sealed)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
@@ -73,7 +140,7 @@ func (q *logQueue) sealTasks(ctx context.Context) error {
 
 // migration is a running migration.
 type migration struct {
-	*logQueue
+	*Queue
 	old     []natsjs.Stream
 	present map[uuid.UUID]bool // tasks in the log
 	moved   int
@@ -83,16 +150,12 @@ type migration struct {
 const migratedTogether = 500
 
 func (m *migration) run(ctx context.Context) error {
-	if err := m.cfg.Journal.WaitCaughtUp(ctx); err != nil {
-		return fmt.Errorf("queue: %w", err)
-	}
 	if err := m.readPresent(ctx); err != nil {
 		return err
 	}
 	var batch []*task
 	for _, stream := range m.old {
-		s := streamHandle{stream: stream}
-		err := s.forEachTask(ctx, 0, func(_ string, data []byte) error {
+		err := forEachTask(ctx, stream, func(data []byte) error {
 			t, err := decodeTask(data)
 			if err != nil {
 				m.cfg.Logger.Error("damaged task dropped", "err", err)
@@ -109,6 +172,25 @@ func (m *migration) run(ctx context.Context) error {
 		}
 	}
 	return m.move(ctx, batch)
+}
+
+// forEachTask calls f for the tasks in a stream until f returns an error.
+func forEachTask(ctx context.Context, stream natsjs.Stream, f func(data []byte) error) error {
+	for seq := uint64(0); ; {
+		m, err := stream.GetMsg(ctx, seq+1, natsjs.WithGetMsgSubject(">"))
+		if errors.Is(err, natsjs.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		seq = m.Sequence
+		for _, data := range jetstream.Items(m.Data) {
+			if err := f(data); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // readPresent finds the tasks that are in the log.

@@ -34,7 +34,7 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := history.OpenLog(t.Context(), e)
+	log, err := history.OpenLog(t.Context(), e, "")
 	if err != nil {
 		t.Fatal(err)
 	}

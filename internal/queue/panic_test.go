@@ -78,12 +78,10 @@ func TestPanicCountsAsUnknownAttempt(t *testing.T) {
 			return err
 		}
 		cfg := queue.Config{Engine: e, InFlight: 1, Sender: panickingSender{s}, Logger: slog.New(slog.NewTextHandler(text, nil))} // each is logged
-		if e.Embedded() {
-			if log, err = history.OpenLog(t.Context(), e); err != nil {
-				return errors.Join(err, e.Close())
-			}
-			cfg.Log = log
+		if log, err = history.OpenLog(t.Context(), e, ""); err != nil {
+			return errors.Join(err, e.Close())
 		}
+		cfg.Log = log
 		if h, err = history.Open(t.Context(), history.Config{Engine: e, Log: log}); err != nil {
 			return errors.Join(err, e.Close())
 		}
@@ -146,64 +144,5 @@ func TestPanicCountsAsUnknownAttempt(t *testing.T) {
 	}, "no task waits")
 	if !report.Clean() || len(report.Findings) > 0 {
 		t.Errorf("%+v", report)
-	}
-}
-
-// panickingJournal panics when the states of a notification are read, or when its end is appended for
-// the first time.
-type panickingJournal struct {
-	*memoryJournal
-	mu         sync.Mutex
-	states     string // ID; empty for none
-	statesRead int
-	end        string
-}
-
-func (j *panickingJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if slices.Contains(ids, j.states) {
-		j.statesRead++
-		panic("SECRET")
-	}
-	return j.memoryJournal.States(ctx, ids)
-}
-
-func (j *panickingJournal) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if events[0].ID == j.end && events[0].Receipt != nil {
-		j.end = ""
-		panic("SECRET")
-	}
-	return j.memoryJournal.Append(ctx, events...)
-}
-
-// TestMessageThatPanicsIsRedeliveredLater processes a message that panics before its tasks are known.
-// It is not redelivered immediately, other messages of the app are sent, and it is sent when the cause
-// is gone.
-func TestMessageThatPanicsIsRedeliveredLater(t *testing.T) {
-	t.Parallel()
-	poison, later, other := newNotification("shop"), newNotification("shop"), newNotification("news")
-	m, s := newMemoryJournal(), newFakeSender()
-	j := &panickingJournal{memoryJournal: m, states: poison.ID, end: other.ID}
-	f := openQueueOn(t, jetstreamtest.Config(t, t.TempDir()), false, j, m, s, queue.Config{})
-	f.accept(t, poison)
-	f.accept(t, other)
-	m.waitEnded(t, other) // its end was recorded after a panic
-	if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusUnknown}, m.statuses(other.ID)); diff != "" {
-		t.Error(diff)
-	}
-	f.accept(t, later)
-	m.waitEnded(t, later)
-	j.mu.Lock()
-	if j.statesRead > 1 {
-		t.Errorf("the message was processed %d times", j.statesRead)
-	}
-	j.states = ""
-	j.mu.Unlock()
-	m.waitEnded(t, poison)
-	if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted}, m.statuses(poison.ID)); diff != "" {
-		t.Error(diff)
 	}
 }

@@ -4,13 +4,11 @@ package queue_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
@@ -170,21 +168,6 @@ func TestAttemptIsRecordedBeforeSend(t *testing.T) {
 	}
 	if r, _ := j.Receipt(t.Context(), "shop", n.ID); s.count(n.ID) != 1 || r.Status() != push.StatusAccepted {
 		t.Errorf("%s, sent %d times", r.Status(), s.count(n.ID))
-	}
-}
-
-func TestDamagedTaskDoesNotBlockItsBatch(t *testing.T) {
-	f := openSharedQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
-	n := newNotification("shop")
-	message := fmt.Sprintf("{\"id\":\n{}\n{\"id\":%q,\"app\":\"shop\",\"accepted_at\":%q,\"n\":{\"platform\":\"apns\",\"token\":\"00\"}}\n",
-		n.ID, n.AcceptedAt.Format(time.RFC3339Nano))
-	jetstreamtest.Retry(t, f.engineConfig, func() error {
-		_, err := f.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(message), natsjs.WithMsgID(n.ID))
-		return err
-	})
-	f.journal.waitEnded(t, n)
-	if f.sender.count(n.ID) != 1 {
-		t.Errorf("sent %d times", f.sender.count(n.ID))
 	}
 }
 

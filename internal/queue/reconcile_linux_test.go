@@ -105,7 +105,7 @@ func limitFileSize(t *testing.T, size uint64) {
 // tasksIn returns how often each task ID is in the log.
 func tasksIn(t *testing.T, e *jetstream.Engine) map[string]int {
 	t.Helper()
-	log, err := history.OpenLog(t.Context(), e)
+	log, err := history.OpenLog(t.Context(), e, "")
 	if err != nil {
 		t.Fatal(err)
 	}

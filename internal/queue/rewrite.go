@@ -16,14 +16,14 @@ import (
 const rewrittenTogether = 100
 
 // OldestSeq implements jetstream.Keeper.
-func (q *logQueue) OldestSeq() uint64 {
+func (q *Queue) OldestSeq() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.table.oldest()
 }
 
 // Rewrite implements jetstream.Keeper. It leaves the tasks that are being sent: they end soon.
-func (q *logQueue) Rewrite(ctx context.Context, seq uint64, limit int64) error {
+func (q *Queue) Rewrite(ctx context.Context, seq uint64, limit int64) error {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
 	defer cancel()
 	q.mu.Lock()
@@ -40,11 +40,14 @@ func (q *logQueue) Rewrite(ctx context.Context, seq uint64, limit int64) error {
 	return nil
 }
 
-// rewrite writes tasks again that wait. Nothing else changes them until they are stored.
-func (q *logQueue) rewrite(ctx context.Context, tasks []jetstream.Offset) error {
-	q.rewriting.Lock()
-	defer q.rewriting.Unlock()
-	var records []jetstream.Record
+// rewrite writes tasks again that wait. No other record of them can come between.
+func (q *Queue) rewrite(ctx context.Context, tasks []jetstream.Offset) error {
+	type waiting struct {
+		at     jetstream.Offset
+		before progress
+		record *record.Record
+	}
+	var read []waiting
 	for _, at := range tasks {
 		q.mu.Lock()
 		before := q.table.started[at]
@@ -59,16 +62,22 @@ func (q *logQueue) rewrite(ctx context.Context, tasks []jetstream.Offset) error 
 		if err != nil {
 			return err
 		}
-		if data := q.rewritten(r, at, before); data != nil {
-			records = append(records, jetstream.Record{Data: data})
-		}
+		read = append(read, waiting{at, before, r})
 	}
-	_, err := q.cfg.Log.Append(ctx, records...)
-	return err
+	return q.cfg.Log.Exclusive(ctx, func() (records []jetstream.Record) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		for _, w := range read {
+			if data := q.table.rewritten(w.record, w.at, w.before); data != nil {
+				records = append(records, jetstream.Record{Data: data})
+			}
+		}
+		return records
+	})
 }
 
 // readReceipt sets the receipt of r to that of the record at an offset. Without it, it lacks attempts.
-func (q *logQueue) readReceipt(ctx context.Context, r *record.Record, at jetstream.Offset) error {
+func (q *Queue) readReceipt(ctx context.Context, r *record.Record, at jetstream.Offset) error {
 	rescheduled, err := q.readRecord(ctx, at)
 	if err == nil {
 		r.Receipt = rescheduled.Receipt
@@ -79,25 +88,21 @@ func (q *logQueue) readReceipt(ctx context.Context, r *record.Record, at jetstre
 	return err
 }
 
-// rewritten claims a task and returns its new record. It returns nil if the task has changed.
-func (q *logQueue) rewritten(r *record.Record, at jetstream.Offset, p progress) []byte {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.table.started[at] != p || r.Notification == nil {
+// rewritten returns the new record of a task. It returns nil if the task has changed, or is being sent.
+func (t *table) rewritten(r *record.Record, at jetstream.Offset, before progress) []byte {
+	f, p := t.find(at), t.started[at]
+	if f == nil || f.has(isSending, at.Index) || p != before || r.Notification == nil {
 		return nil
 	}
 	r.Of, r.Attempt, r.Reschedules = record.Position(at), p.attempts, p.reschedules
-	f := q.table.find(at)
 	switch {
-	case f == nil:
-		return nil
 	case !f.has(isLater, at.Index):
 		r.Status, r.SendAt = push.StatusQueued, time.Time{}
 	case p.due != 0:
 		r.Status, r.SendAt = push.StatusQueued, time.UnixMilli(p.due-1) // see dueTime
 	}
 	data, err := r.Append(nil)
-	if err != nil || !q.table.claim(at, false) {
+	if err != nil {
 		return nil
 	}
 	return data

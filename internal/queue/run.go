@@ -24,7 +24,7 @@ const maxRun = 64
 // run holds tasks of one flow and platform that are sent together. The attempts of those that the sender
 // starts together are recorded with one write, and so are the results that arrive together.
 type run struct {
-	*logQueue
+	*Queue
 	ctx   context.Context
 	flow  *flow
 	tasks []*sentTask
@@ -37,14 +37,13 @@ type sentTask struct {
 	at      jetstream.Offset
 	before  int   // attempts when it was delivered
 	base    int   // attempts before the current call of the sender
-	inDoubt bool  // an earlier process may have sent it
-	claimed bool  // its run has claimed it
+	inDoubt bool  // a process that has ended may have sent it
 	done    bool  // its end or reschedule was added to the log, or nothing must be added
 	err     error // why the last attempt was not sent, or a panic
 }
 
 // startRuns sends ready tasks of a flow, as many as Config.InFlight allows. The caller holds q.mu.
-func (q *logQueue) startRuns(fl *flow) {
+func (q *Queue) startRuns(fl *flow) {
 	for q.sendCtx != nil && !q.isDraining() {
 		tasks := q.table.nextRun(fl, min(maxRun, q.cfg.InFlight-fl.sending))
 		if len(tasks) == 0 {
@@ -56,7 +55,7 @@ func (q *logQueue) startRuns(fl *flow) {
 }
 
 // release ends the sending of so many tasks of a flow. Others take their places.
-func (q *logQueue) release(fl *flow, count int) {
+func (q *Queue) release(fl *flow, count int) {
 	if count == 0 {
 		return
 	}
@@ -69,7 +68,7 @@ func (q *logQueue) release(fl *flow, count int) {
 
 // send sends tasks of a flow. Those of one platform are a run, so that a platform that does not respond
 // does not hold up the others.
-func (q *logQueue) send(ctx context.Context, fl *flow, deliveries []delivery) {
+func (q *Queue) send(ctx context.Context, fl *flow, deliveries []delivery) {
 	runs := map[push.Platform]*run{}
 	_ = panics.Restart(ctx, q.cfg.Logger, "read of queued notifications", func(ctx context.Context) error {
 		for ; len(deliveries) > 0; deliveries = deliveries[1:] {
@@ -80,7 +79,7 @@ func (q *logQueue) send(ctx context.Context, fl *flow, deliveries []delivery) {
 			}
 			r := runs[t.Notification.Platform]
 			if r == nil {
-				r = &run{logQueue: q, ctx: ctx, flow: fl}
+				r = &run{Queue: q, ctx: ctx, flow: fl}
 				runs[t.Notification.Platform] = r
 			}
 			r.tasks = append(r.tasks, t)
@@ -140,9 +139,11 @@ func (r *run) endInDoubt() {
 			receipt := inDoubtReceipt(t.task)
 			results = append(results, result{t, &receipt})
 		}
-		t.inDoubt = false
 	}
 	r.finish(results)
+	for _, t := range r.tasks {
+		t.inDoubt = false
+	}
 	r.release(r.flow, r.removeDone())
 }
 
@@ -191,39 +192,45 @@ func (r *run) beforeAttempt(t *sentTask, attempt int) error {
 	return t.err
 }
 
-// claim claims tasks: those that are not cancelled, and were not written again.
-func (r *run) claim(tasks ...*sentTask) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, t := range tasks {
-		t.claimed = r.table.claim(t.at, t.claimed)
-	}
-}
-
 // recordAttempts records that attempts at tasks start, and sets the errors of those that must not start:
-// errCancelled if the task is cancelled.
+// errCancelled if another record came first in the log, that of a cancellation or of an attempt by another
+// gateway.
 func (r *run) recordAttempts(tasks []*sentTask, number func(*sentTask) int) {
-	r.claim(tasks...)
 	buffer, records, now := make([]byte, 0, 64*len(tasks)), make([]jetstream.Record, 0, len(tasks)), time.Now()
+	r.mu.Lock()
 	for _, t := range tasks {
-		if t.err = nil; !t.claimed {
+		if t.err = nil; !r.table.mayStart(t.at, t.AttemptsStarted) {
 			t.err = errCancelled
+		}
+	}
+	r.mu.Unlock()
+	for _, t := range tasks {
+		if t.err != nil {
 			continue
 		}
 		entry := t.newRecord(record.Sending, push.StatusSending, now)
 		entry.Attempt = number(t)
-		t.AttemptsStarted = entry.Attempt // it will be stored, even if that takes longer than the context
 		start := len(buffer)
 		if buffer, t.err = entry.Append(buffer); t.err == nil {
 			records = append(records, jetstream.Record{Data: buffer[start:]})
 		}
 	}
-	if _, err := r.cfg.Log.Append(r.ctx, records...); err != nil {
-		for _, t := range tasks {
-			if t.err == nil {
-				t.err = fmt.Errorf("queue: %w", err)
-			}
+	offsets, err := r.cfg.Log.Append(r.ctx, records...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range tasks {
+		switch {
+		case t.err != nil:
+			continue
+		case err != nil:
+			t.err = fmt.Errorf("queue: %w", err)
+			continue
+		case !r.table.isSent(t.at, offsets[0]):
+			t.err = errCancelled
+		default:
+			t.AttemptsStarted = number(t)
 		}
+		offsets = offsets[1:]
 	}
 }
 
@@ -263,13 +270,11 @@ func (r *run) finish(results []result) {
 		if t.receipt.Verdict == push.Abandoned { // the context has ended; an attempt that had started is in doubt
 			continue
 		}
-		if !t.claimed { // without an attempt
-			if r.claim(t.sentTask); !t.claimed {
-				continue
-			}
-		}
 		start := len(buffer)
 		entry := r.resultOf(t, now)
+		if entry.Kind == record.Cancel && !r.waits(t.sentTask) { // it is cancelled, or another gateway has started an attempt
+			continue
+		}
 		var err error
 		if buffer, err = entry.Append(buffer); err != nil {
 			r.cfg.Logger.Error("cannot record the result of an attempt", "app", t.App, "err", err)
@@ -285,7 +290,15 @@ func (r *run) finish(results []result) {
 	}
 }
 
-// resultOf returns the record that a task has ended, or that it is rescheduled.
+// waits reports whether no other record came before an attempt of t.
+func (r *run) waits(t *sentTask) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.table.mayStart(t.at, t.AttemptsStarted)
+}
+
+// resultOf returns the record that a task has ended, or that it is rescheduled. An end without an attempt
+// is of kind Cancel: it has no effect if another gateway has started one.
 func (r *run) resultOf(t result, now time.Time) record.Record {
 	at, retry := r.cfg.retryAt(t.task, t.receipt, t.AttemptsStarted)
 	if retry {
@@ -295,6 +308,9 @@ func (r *run) resultOf(t result, now time.Time) record.Record {
 	}
 	entry := t.newRecord(record.End, t.receipt.Status(), now)
 	entry.Receipt, entry.KeyHash, entry.BodyHash, entry.Tags, entry.Trace = t.receipt, t.KeyHash, t.BodyHash, t.Notification.Tags, t.Notification.Trace
+	if t.AttemptsStarted == t.before && !t.inDoubt {
+		entry.Kind = record.Cancel
+	}
 	if entry.Status == push.StatusUnregistered {
 		entry.Target = &t.Notification.Target
 	}

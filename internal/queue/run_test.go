@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/push"
 )
@@ -46,7 +45,6 @@ func (s *runSender) SendAll(ctx context.Context, calls []*push.Call, ended func(
 // are sent together, with their attempts on disk before, in one message, and no more at a time than
 // InFlight. A platform that does not respond does not hold up the other.
 func TestTasksOfMessageAreSentAsRun(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster sends tasks one by one")
 	j := newMemoryJournal()
 	s := &runSender{fakeSender: newFakeSender(), journal: j}
 	release := s.blockMatching(func(n *push.Notification) bool { return n.Platform == push.FCM })
@@ -104,7 +102,6 @@ func TestTasksOfMessageAreSentAsRun(t *testing.T) {
 
 // TestTasksOfRunEndSeparately sends a run in which each task ends in another way.
 func TestTasksOfRunEndSeparately(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster sends tasks one by one")
 	j, s := newMemoryJournal(), newFakeSender()
 	ns := newNotifications("shop", 40)
 	index := map[string]int{}
@@ -146,7 +143,6 @@ func TestTasksOfRunEndSeparately(t *testing.T) {
 // TestFailedRecordOfRunIsRepeated fails to record the attempts of the first run. Its tasks are sent once,
 // after their attempts were recorded.
 func TestFailedRecordOfRunIsRepeated(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "a cluster sends tasks one by one")
 	j, s := newMemoryJournal(), newFakeSender()
 	var failed sync.Once
 	j.beforeAppend = func(e push.Event) (err error) {

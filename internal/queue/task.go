@@ -3,18 +3,32 @@
 package queue
 
 import (
-	"bytes"
-	"encoding/base64"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
-	"github.com/sluice-push/sluice/internal/jsonobj"
+	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/push"
 )
 
-// task is a notification in the queue. Its JSON form is on disk: later versions of the gateway must
-// be able to read it.
+// Reasons of ends that do not come from a provider.
+const (
+	reasonInDoubt    = "IN_DOUBT"    // the gateway died during an attempt that must not be repeated
+	reasonTTLExpired = "TTL_EXPIRED" // no retry is possible before the TTL expires
+	reasonPanic      = "QUEUE_PANIC" // a bug, perhaps during an attempt
+)
+
+// errCancelled means that an attempt must not start: another record came first in the log.
+var errCancelled = errors.New("queue: notification is cancelled, or sent by another gateway")
+
+// retryInterval is the wait after a failure.
+const retryInterval = 250 * time.Millisecond
+
+// task is a notification in the queue. Its JSON form is that of versions without a log.
 type task struct {
 	ID         string    `json:"id"`
 	App        string    `json:"app"`
@@ -40,57 +54,6 @@ func newTask(n *push.Notification) *task {
 	return t
 }
 
-// encode returns the task as JSON on one line, as json.Marshal does. It is written by hand because
-// it runs for every accepted notification.
-func (t *task) encode() ([]byte, error) {
-	w := jsonobj.Writer{Bytes: make([]byte, 0, 512)}
-	w.Open("")
-	w.Text("id", t.ID, "")
-	w.Text("app", t.App, "")
-	writeTime(&w, "accepted_at", t.AcceptedAt)
-	w.Text("key_hash", base64.StdEncoding.EncodeToString(t.KeyHash), "")
-	w.Text("body_hash", base64.StdEncoding.EncodeToString(t.BodyHash), "")
-	w.Text("traceparent", t.TraceParent, "")
-	w.Text("tracestate", t.TraceState, "")
-	if !t.Due.IsZero() {
-		writeTime(&w, "due", t.Due)
-	}
-	t.encodeProgress(&w)
-	w.Name("n", "")
-	var err error
-	if w.Bytes, err = t.Notification.AppendJSON(w.Bytes); err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	w.Close()
-	return w.Bytes, nil
-}
-
-// encodeProgress writes the results of earlier attempts.
-func (t *task) encodeProgress(w *jsonobj.Writer) {
-	if t.Reschedules != 0 {
-		w.Number("tries", t.Reschedules)
-	}
-	if t.AttemptsStarted != 0 {
-		w.Number("begun", t.AttemptsStarted)
-	}
-	if t.Receipt != nil {
-		w.Name("receipt", "")
-		w.Bytes = t.Receipt.AppendJSON(w.Bytes)
-	}
-}
-
-func writeTime(w *jsonobj.Writer, name string, at time.Time) {
-	w.Name(name, "")
-	w.Bytes = append(at.AppendFormat(append(w.Bytes, '"'), time.RFC3339Nano), '"')
-}
-
-// taskID returns the ID of an encoded task. encode writes it first.
-func taskID(data []byte) (id string, ok bool) {
-	rest, ok := bytes.CutPrefix(data, []byte(`{"id":"`))
-	text, _, closed := bytes.Cut(rest, []byte{'"'})
-	return string(text), ok && closed
-}
-
 func decodeTask(data []byte) (*task, error) {
 	t := new(task)
 	if err := json.Unmarshal(data, t); err != nil {
@@ -102,24 +65,6 @@ func decodeTask(data []byte) (*task, error) {
 	n := t.Notification
 	n.ID, n.App, n.AcceptedAt, n.KeyHash, n.BodyHash, n.Trace = t.ID, t.App, t.AcceptedAt, t.KeyHash, t.BodyHash, t.TraceContext
 	return t, nil
-}
-
-// partition returns the partition that holds the task.
-func (t *task) partition() partition {
-	p := partition{stream: tasksStreamName, lane: t.Notification.EffectiveLane(), app: t.App}
-	if !t.Due.IsZero() {
-		p.stream = scheduledStreamName
-	}
-	return p
-}
-
-// destination returns the destination that the task is appended to.
-func (t *task) destination() destination {
-	d := destination{partition: t.partition()}
-	if !t.Due.IsZero() {
-		d.due = t.Due.Truncate(time.Second).UnixNano()
-	}
-	return d
 }
 
 // priorAttempts returns the attempts from before the task was rescheduled.
@@ -139,31 +84,54 @@ func (t *task) waitingSince() time.Time {
 	return t.Notification.Due()
 }
 
-// newEvent returns an event of the task with this status.
-func (t *task) newEvent(status push.Status, at time.Time) push.Event {
-	return push.Event{
-		ID: t.ID, App: t.App, At: at, Status: status, Platform: t.Notification.Platform, Lane: t.Notification.EffectiveLane(),
-		KeyHash: t.KeyHash, BodyHash: t.BodyHash, TraceContext: t.TraceContext,
+func inDoubtReceipt(t *task) push.Receipt {
+	return push.Receipt{ID: t.ID, Attempts: t.priorAttempts(), Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}}
+}
+
+// remainingAttempts returns r with the number of attempts that are left after so many, at least
+// one.
+func remainingAttempts(r *push.Retry, attempts int) *push.Retry {
+	if r == nil || r.Attempts == 0 {
+		return nil
+	}
+	return &push.Retry{Attempts: max(1, r.Attempts-attempts)}
+}
+
+// maxReceiptAttempts bounds the attempts in a receipt, so that retries do not grow a task from
+// kilobytes to megabytes.
+const maxReceiptAttempts = 64
+
+// mergeAttempts returns the earlier and the later attempts, without those in the middle if there
+// are too many.
+func mergeAttempts(earlier, later []push.Attempt) []push.Attempt {
+	if len(earlier) == 0 && len(later) <= maxReceiptAttempts {
+		return later
+	}
+	all := slices.Concat(earlier, later)
+	if len(all) > maxReceiptAttempts {
+		all = slices.Delete(all, maxReceiptAttempts/2, len(all)-maxReceiptAttempts/2)
+	}
+	return all
+}
+
+func retryUntilDone(ctx context.Context, log *slog.Logger, problem string, do func() error) (done bool) {
+	for warned := false; ; warned = true {
+		err := do()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if !warned {
+			log.Warn(problem, "err", err)
+		}
+		if !sleep.For(ctx, retryInterval) {
+			return false
+		}
 	}
 }
 
-// waitingEvent returns the event that the task is queued or scheduled.
-func (t *task) waitingEvent(at time.Time) push.Event {
-	status := push.StatusQueued
-	if t.AttemptsStarted == 0 && !t.Due.IsZero() {
-		status = push.StatusScheduled
-	}
-	e := t.newEvent(status, at)
-	e.Attempt, e.SendAt, e.Tags = t.AttemptsStarted, t.Due, t.Notification.Tags
-	return e
-}
+func isWaiting(s push.Status) bool { return s == push.StatusQueued || s == push.StatusScheduled }
 
-// endEvent returns the event that the task has ended with receipt.
-func (t *task) endEvent(receipt push.Receipt) push.Event {
-	e := t.newEvent(receipt.Status(), time.Now().UTC())
-	e.Receipt, e.Tags = &receipt, t.Notification.Tags
-	if receipt.Status() == push.StatusUnregistered {
-		e.Target = &t.Notification.Target
-	}
-	return e
-}
+func isEnded(s push.Status) bool { return s != "" && s != push.StatusSending && !isWaiting(s) }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jetstream_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
+)
+
+// checkFollowers appends records with two logs of one cluster, while disturb stops and starts servers. Each
+// record is stored once, at the offset that Append returns, and both logs get all messages in the same order,
+// without a gap and without a repetition.
+func checkFollowers(t *testing.T, cfg jetstream.Config, disturb func(appended func() int)) {
+	logs := []*logFixture{openLogAt(t, cfg), openLogAt(t, cfg)}
+	var mu sync.Mutex
+	want := map[jetstream.Offset]string{}
+	var callers sync.WaitGroup
+	var stop atomic.Bool
+	for caller := range 4 {
+		callers.Go(func() {
+			for i := 0; !stop.Load(); i++ {
+				text := fmt.Sprintf("%d.%d", caller, i)
+				offsets, err := logs[caller%2].Append(t.Context(), textRecord(text))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				want[offsets[0]] = text
+				mu.Unlock()
+				time.Sleep(time.Millisecond) // so that the records of both writers alternate
+			}
+		})
+	}
+	disturb(func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(want)
+	})
+	stop.Store(true)
+	testwait.Call(t, callers.Wait, "the end of all callers")
+	for _, f := range logs {
+		if err := f.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, f := range logs {
+		f.mu.Lock()
+		got := map[jetstream.Offset]string{}
+		own := 0
+		for k, m := range f.observed {
+			if m.Seq != uint64(k+1) || m.FirstSeq != 0 {
+				t.Fatalf("message %d is number %d", m.Seq, k)
+			}
+			isOwn := m.Writer == f.Writer()
+			if isOwn {
+				own++
+			}
+			for index, r := range m.Records {
+				got[jetstream.Offset{Seq: m.Seq, Index: index}] = string(r.Data)
+				if (r.Tag == nil) == isOwn {
+					t.Fatalf("the tag of %q is %v, written by %s", r.Data, r.Tag, m.Writer)
+				}
+			}
+		}
+		f.mu.Unlock()
+		if len(got) != len(want) || own == 0 || own == len(f.observed) {
+			t.Errorf("log %d has %d records, %d were appended; %d of %d messages are its own", i, len(got), len(want), own, len(f.observed))
+		}
+		for at, text := range want {
+			if got[at] != text {
+				t.Fatalf("%q at %v, want %q", got[at], at, text)
+			}
+		}
+		stored := slices.Sorted(maps.Values(f.stored(t)))
+		if all := slices.Sorted(maps.Values(want)); !slices.Equal(stored, all) {
+			t.Errorf("%d records stored, %d appended", len(stored), len(all))
+		}
+	}
+}
+
+// TestLogsOfClusterContinueAfterLostResponses cuts the connections of two logs to their server, also while
+// the server stores a message whose response is lost.
+func TestLogsOfClusterContinueAfterLostResponses(t *testing.T) {
+	server := jetstreamtest.NewServer(t, t.TempDir())
+	checkFollowers(t, jetstream.Config{URL: server.URL}, func(appended func() int) {
+		for range 4 {
+			at := appended() + 20
+			testwait.Until(t, func() bool { return appended() >= at }, "writes before the failure")
+			server.Stop()
+			server.Start()
+		}
+		last := appended()
+		testwait.Until(t, func() bool { return appended() > last }, "a write after the last failure")
+	})
+}
+
+// TestLogsFollowThroughElections kills the servers of a cluster in turn.
+func TestLogsFollowThroughElections(t *testing.T) {
+	servers := jetstreamtest.NewCluster(t)
+	checkFollowers(t, servers.Account(t), func(appended func() int) {
+		for i := range 3 {
+			at := appended() + 20
+			testwait.Until(t, func() bool { return appended() >= at }, "writes before the failure")
+			servers.Kill(i)
+			at = appended() + 20
+			testwait.Until(t, func() bool { return appended() >= at }, "writes without the server")
+			if err := servers.Start(i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
