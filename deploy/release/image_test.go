@@ -241,7 +241,7 @@ func TestImageRunsWithoutPrivileges(t *testing.T) {
 		t.Fatal(err)
 	}
 	pidFile := filepath.Join(bundle, "pid")
-	p := deploytest.Start(t, "runc", "--root", filepath.Join(bundle, "state"), "run", "--pid-file", pidFile, "--bundle", bundle, "sluice-test")
+	p := deploytest.Start(t, "runc", "--root", filepath.Join(bundle, "state"), "run", "--pid-file", pidFile, "--bundle", bundle, fmt.Sprintf("sluice-%d", os.Getpid()))
 	deploytest.Until(t, func() bool { return deploytest.GatewayURL(p.Output()) != "" || p.Exited() }, "the gateway in the container serves")
 	if p.Exited() {
 		t.Fatal(p.Output())

@@ -32,7 +32,7 @@ func bootMachine(t *testing.T) *machine {
 	// The mounts are in a namespace of the script, and end with it. The layer must not be on an overlay.
 	const script = `mount -t tmpfs none "$1" && mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
-exec systemd-nspawn --quiet --keep-unit --register=no --machine=sluice-test --directory="$1/root" --boot systemd.unit=basic.target systemd.mask=timers.target`
+exec systemd-nspawn --quiet --keep-unit --register=no --machine="sluice-$$" --directory="$1/root" --boot systemd.unit=basic.target systemd.mask=timers.target`
 	p := deploytest.Start(t, "unshare", "--mount", "sh", "-euc", script, "sh", filepath.Dir(m.root))
 	t.Cleanup(func() {
 		if t.Failed() && m.leader != "" {
