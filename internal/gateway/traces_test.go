@@ -106,7 +106,7 @@ func TestTraceContinuesAfterRestart(t *testing.T) {
 	attempts, waits := tracingtest.Named(spans, "send apns"), tracingtest.Named(spans, "wait queue")
 	last := attempts[len(attempts)-1]
 	checkSpan(t, last, "client", call[0].ID, map[string]string{"sluice.verdict": "accepted", "messaging.message.id": fmt.Sprint(accepted["id"])})
-	if len(attempts) != len(failed)+1 || len(waits) < len(attempts) || waits[len(waits)-1].Start.Before(failed[0].End.Truncate(time.Millisecond)) {
+	if len(attempts) != len(failed)+1 || len(waits) < len(attempts) || waits[len(waits)-1].Start.Before(failed[0].End.Add(-time.Millisecond)) { // records have milliseconds
 		t.Errorf("%s", tracingtest.Text(spans, callersTrace))
 	}
 	if got := hook.traceParents(); len(got) != 1 || !strings.HasPrefix(got[0], "00-"+callersTrace+"-") || strings.Contains(got[0], call[0].ID) {
@@ -292,6 +292,7 @@ func TestReceiverOfTracesIsDown(t *testing.T) {
 		"stalled":     func(r *tracingtest.Receiver) { r.Stalled.Store(true) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits for the end of the flush
 			s, receiver := newMockEnv(t), tracingtest.Start(t, false)
 			fail(receiver)
 			d := newLeakDetector()
