@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/sluice-push/sluice/internal/auditlog"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/loglimit"
@@ -73,6 +74,10 @@ type Config struct {
 	Refused func(kind identity.Kind, reason string)
 	// Tracer makes spans of the calls of apps, except for event feeds; nil makes none.
 	Tracer *tracing.Tracer
+	// Audit records who did what; nil records nothing. AuditSends adds one record for each request that
+	// sends.
+	Audit      *auditlog.Log
+	AuditSends bool
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Logger gets one line per request at debug level and one per panic. nil discards them.
@@ -123,6 +128,9 @@ type server struct {
 	observer       func(route string, status int)
 	refusal        func(kind identity.Kind, reason string)
 	tracer         *tracing.Tracer
+	audit          *auditlog.Log
+	auditSends     bool
+	anonymous      anonymousRefusals
 	idempotency    idempotency.Store
 	readers        *readerPool
 	timeout        sharedTimeout  // of single notifications
@@ -188,7 +196,7 @@ func New(cfg Config) (*Handler, error) {
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: cfg.Sender, channels: cfg.Channels, auth: cfg.Auth, limits: limits,
-		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, tracer: cfg.Tracer, refusal: cfg.Refused,
+		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, tracer: cfg.Tracer, refusal: cfg.Refused, audit: cfg.Audit, auditSends: cfg.AuditSends,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}
@@ -217,6 +225,7 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(identity.Read, s.showChannel)))
 	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(identity.Channels, s.deleteChannel)))
 	r.Get("/v1/status", handle(s.showStatus))
+	r.Get("/v1/audit", handle(s.readAudit))
 
 	r.Get("/livez", handle(showLive))
 	r.Get("/readyz", handle(s.showReady))
@@ -234,6 +243,7 @@ func handle(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		out := w.(*response)
 		if p := h(out, r); p != nil {
+			out.problem, out.cause = p.slug, p.cause
 			p.reply(out.requestID).write(out)
 		}
 	}

@@ -25,10 +25,10 @@ func (s *server) authenticate(w *response, r *http.Request) (*identity.Caller, *
 	}
 	s.refused("none", refusal.Reason)
 	if refusal.RetryAfter > 0 {
-		return nil, &problem{kind: issuerUnavailable, field: "Authorization", detail: refusal.Detail, retryAfter: refusal.RetryAfter}
+		return nil, &problem{kind: issuerUnavailable, cause: refusal.Reason, field: "Authorization", detail: refusal.Detail, retryAfter: refusal.RetryAfter}
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
-	return nil, &problem{kind: unauthenticated, field: "Authorization", detail: refusal.Detail}
+	return nil, &problem{kind: unauthenticated, cause: refusal.Reason, field: "Authorization", detail: refusal.Detail}
 }
 
 // refused reports that a request is refused because of its caller. kind is that of its credential, or
@@ -53,8 +53,9 @@ func (s *server) authorize(scopes identity.Scopes, h handler) handler {
 		app := cmp.Or(appOfSend(r), chi.URLParam(r, "app"))
 		granted := caller.Scopes(app)
 		if granted == 0 {
+			w.access.caller = caller
 			s.refused(caller.Kind, "wrong_app")
-			return &problem{kind: wrongApp, detail: "a caller may act only for the apps that the configuration lists for its key, token or certificate"}
+			return &problem{kind: wrongApp, cause: "wrong_app", detail: "a caller may act only for the apps that the configuration lists for its key, token or certificate"}
 		}
 		w.app, w.key, w.access = app, caller.NameIn(app), access{s, caller, app, scopes}
 		if granted&scopes == 0 {
@@ -72,7 +73,7 @@ func (s *server) authorize(scopes identity.Scopes, h handler) handler {
 
 func (s *server) missingScopes(caller *identity.Caller, scopes identity.Scopes) *problem {
 	s.refused(caller.Kind, "missing_scope")
-	return &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a caller with the scope %s", scopes)}
+	return &problem{kind: missingScope, cause: "missing_scope", detail: fmt.Sprintf("this request needs a caller with the scope %s", scopes)}
 }
 
 // access is the permission of a request. It follows the configuration while the request is in
@@ -127,7 +128,7 @@ func (a *access) limitProblem(exceeded *identity.Exceeded) *problem {
 		return nil
 	}
 	a.server.refused(a.caller.Kind, exceeded.Name)
-	return &problem{kind: callerLimit, retryAfter: exceeded.RetryAfter,
+	return &problem{kind: callerLimit, cause: exceeded.Name, retryAfter: exceeded.RetryAfter,
 		detail: fmt.Sprintf("this %s may not send more at present, because %s: wait for the time in Retry-After", a.caller.Kind, exceeded.Detail)}
 }
 
@@ -137,10 +138,11 @@ func (s *server) readableApps(w *response, r *http.Request) ([]string, *problem)
 	if p != nil {
 		return nil, p
 	}
+	w.access = access{server: s, caller: caller}
 	apps := caller.Apps(identity.Read)
 	if apps == nil {
 		return nil, s.missingScopes(caller, identity.Read)
 	}
-	w.key, w.access = caller.NameIn(apps[len(apps)-1]), access{server: s, caller: caller}
+	w.key = caller.NameIn(apps[len(apps)-1])
 	return apps, w.access.takeRate(1)
 }

@@ -70,6 +70,7 @@ func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, i
 	defer func() { b.close(); stop() }()
 
 	taken, p := b.readItems(in)
+	w.count = b.count
 	if p != nil && p.kind != bodyTimeout {
 		src.drain()
 	}

@@ -27,6 +27,9 @@ type response struct {
 	call      tracing.Call
 	app, key  string // names, set by authorize
 	access    access // set by authorize
+	problem   string // slug of the problem that is the response, or empty
+	cause     string // of the problem
+	count     int    // notifications of a request that sends
 	status    int    // zero until the header is written
 }
 
@@ -94,6 +97,9 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 		s.observer(routeOf(r), w.status)
 	}
 	w.call.End(r, routeOf(r), w.app, w.requestID, w.status)
+	if s.audit != nil {
+		s.auditRequest(w, r)
+	}
 	if !s.log.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}

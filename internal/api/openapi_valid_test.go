@@ -260,6 +260,8 @@ func TestResponsesMatchOpenAPI(t *testing.T) {
 		check(direct, statsPath, "GET", "/v1/apps/shop/stats", "", read)
 		check(queued, "/v1/apps/{app}/events", "GET", feedPath+"?type=none", "", read)
 		check(queued, "/v1/status", "GET", "/v1/status", "", read)
+		check(queued, "/v1/audit", "GET", "/v1/audit", "", read)
+		check(queued, "/v1/audit", "GET", "/v1/audit", "", "Authorization: Bearer x")
 		for _, path := range []string{"/livez", "/readyz", "/healthz", "/openapi.yaml"} {
 			check(queued, path, "GET", path, "")
 		}

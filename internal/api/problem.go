@@ -81,6 +81,7 @@ var (
 // fields.
 type problem struct {
 	kind
+	cause      string        // short reason for the audit log, if the request is refused because of its caller
 	field      string        // path of the field in the body, or name of the header
 	detail     string        // what is allowed, or what to do
 	receipt    *push.Receipt // if the notification was attempted

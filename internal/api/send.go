@@ -42,7 +42,8 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	}
 	n.App, n.AcceptedAt, n.Trace = w.app, time.Now(), w.call.Trace
 	subs := expand(n, lists, key, body.Bytes())
-	if p := w.access.takeRate(len(subs)); p != nil {
+	w.count = len(subs)
+	if p := w.access.takeRate(w.count); p != nil {
 		return p
 	}
 	wait := preferredWait(r)

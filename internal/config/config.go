@@ -55,6 +55,7 @@ type Config struct {
 	DNS       DNS             `name:"dns"`
 	Queue     Queue           `name:"queue" restart:"true"`
 	History   History         `name:"history" restart:"true"`
+	AuditLog  AuditLog        `name:"audit_log" restart:"true"`
 	Limits    Limits          `name:"limits"`
 	Log       Log             `name:"log" restart:"true"`
 	Tracing   Tracing         `name:"tracing"`
@@ -429,6 +430,21 @@ type Limits struct {
 	// Timeout for receiving a request body; in a batch, the next notification. It ends calls that
 	// stall.
 	BodyTimeout time.Duration `name:"body_timeout" was:"body_time" default:"15s" allowed:"100ms..10m"`
+}
+
+// AuditLog configures the record of who did what: refused credentials, cancels, changes of channels and of
+// the configuration, and the calls of administrators. It contains no credential, text or target. With a
+// queue it is stored beside the history, and GET /v1/audit reads it; without one, it is written to the
+// log.
+type AuditLog struct {
+	// Turn the audit log on.
+	Enabled bool `name:"enabled" example:"true" default:"false"`
+	// Record each call that sends, too, with the number of its notifications.
+	Sends bool `name:"sends" example:"true" default:"false"`
+	// How long records are kept.
+	MaxAge time.Duration `name:"max_age" default:"2160h" allowed:"1h..87600h"`
+	// Maximum size of the records on disk. Beyond it the oldest are deleted, whatever their age.
+	MaxBytes Bytes `name:"max_bytes" default:"256MiB" allowed:"1MiB..1TiB"`
 }
 
 // Log configures what is written to standard error.

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/auditlog"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/console"
 	"github.com/sluice-push/sluice/internal/delivery"
@@ -36,6 +37,7 @@ type Gateway struct {
 	loadReporter loadReporter
 	idempotency  idempotency.Memory // used if there is no queue
 	storage      *storage           // nil without a queue
+	audit        *auditlog.Log      // nil if it is off
 
 	conns, adminConns *connLimiter // the listeners; Listen opens them
 
@@ -68,8 +70,13 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g.traceMetrics = sync.OnceFunc(func() {
 		g.metrics.WatchTraces(g.traceCounts.Exported.Load, g.traceCounts.BufferFull.Load, g.traceCounts.ExportFailed.Load)
 	})
+	if a := cfg.AuditLog; a.Enabled {
+		g.audit = auditlog.New(auditlog.Config{MaxAge: a.MaxAge, MaxBytes: int64(a.MaxBytes), Gateway: gatewayName(), Logger: log}, hasQueue(cfg))
+		g.metrics.WatchAudit(g.audit.Lost)
+	}
 	if hasQueue(cfg) {
 		g.storage = newStorage()
+		g.storage.audit = g.audit
 	}
 	g.metrics.WatchConcurrencyLimit(g.concurrency)
 	g.metrics.WatchConnections(g.conns.count.Load, g.conns.limit, g.conns.evicted.Load)
@@ -173,6 +180,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.startCurrent()
+	g.audit.Add(auditlog.Record{Action: "gateway.start", Result: "ok"})
 	g.background.start(g.watchKeys)
 	admin := g.newServer(g.background.ctx, g.adminHandler(), g.adminConns)
 	g.setTLS(admin, 1)
@@ -181,7 +189,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return serve(admin, g.adminConns)
 	})
 	g.storage.run()
-	err := errors.Join(g.serveAPI(ctx, g.apiServer(g.background.ctx)), g.storage.stop())
+	err := g.serveAPI(ctx, g.apiServer(g.background.ctx))
+	g.audit.Add(auditlog.Record{Action: "gateway.stop", Result: resultOf(err)})
+	err = errors.Join(err, g.storage.stop())
 	g.mu.Lock()
 	g.closed = true
 	g.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sluice-push/sluice/internal/auditlog"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/providers/fcm"
@@ -41,6 +42,7 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 			continue
 		}
 		g.metrics.Reloaded(err == nil)
+		g.audit.Add(auditlog.Record{Action: "config.reload", Result: resultOf(err), Details: changes})
 		switch {
 		case err != nil:
 			g.log.Error("configuration not reloaded; the previous one stays in use", "err", err)

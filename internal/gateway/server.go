@@ -27,7 +27,7 @@ func (g *Gateway) newAPI(cfg *config.Config, auth *identity.Authenticator) (*api
 	limits := cfg.Limits
 	return api.New(api.Config{
 		Sender: g.sender(), Idempotency: g.idempotencyStore(), Channels: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
-		Auth: auth, Logger: g.log, TrustedProxies: prefixes(cfg.TrustedProxies), Ready: g.publicNotReady, Observe: g.metrics.Request, Tracer: &g.tracer, Refused: func(kind identity.Kind, reason string) { g.metrics.Refused(string(kind), reason) }, Status: func(apps []string) any { return g.Status().forApps(apps) },
+		Auth: auth, Logger: g.log, TrustedProxies: prefixes(cfg.TrustedProxies), Ready: g.publicNotReady, Audit: g.audit, AuditSends: cfg.AuditLog.Sends, Observe: g.metrics.Request, Tracer: &g.tracer, Refused: func(kind identity.Kind, reason string) { g.metrics.Refused(string(kind), reason) }, Status: func(apps []string) any { return g.Status().forApps(apps) },
 		Limits: api.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTimeout,
 			SendTimeout: limits.SendTimeout,
@@ -58,7 +58,7 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return mux
+	return g.auditAdmin(mux)
 }
 
 // mutexProfile responds with a profile of the waits for locks. The first request starts the

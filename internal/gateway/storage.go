@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/auditlog"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/idempotency"
@@ -52,7 +53,8 @@ type storage struct {
 	notRecorded      loglimit.Limit
 	trims            atomic.Uint64 // times that trimHistory began to delete events
 
-	auditMu sync.Mutex // held while an audit runs
+	audit   *auditlog.Log // nil if it is off
+	auditMu sync.Mutex    // held while an audit of the notifications runs
 
 	sending     *tasks // of the queue
 	delivering  *tasks // of the webhooks
@@ -112,6 +114,9 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	})
 	if err == nil {
 		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue, ClaimTTL: 5 * settleTime / 2})
+	}
+	if err == nil {
+		err = st.audit.Open(ctx, st.engine)
 	}
 	if err != nil {
 		return errors.Join(err, st.History.Close(), st.eventLog.Close(), st.engine.Close())
@@ -173,6 +178,9 @@ func (st *storage) run() {
 		return panics.Restart(historyEnded, st.log, "release of Idempotency-Keys", st.keys.Run)
 	})
 	st.writing.start(st.eventLog.Run)
+	if st.audit != nil {
+		st.writing.start(func(ctx context.Context) error { return panics.Restart(ctx, st.log, "audit log", st.audit.Run) })
+	}
 	if st.engine.Embedded() {
 		st.backend.start(func(ctx context.Context) error {
 			return panics.Restart(ctx, st.log, "deletion of old events", st.trimHistory)

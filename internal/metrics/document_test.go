@@ -113,6 +113,7 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m.WatchCallers(func() []metrics.KeyExpiry {
 			return []metrics.KeyExpiry{{App: "shop", Key: "backend", ExpiresAt: time.Now()}}
 		}, func() []metrics.Issuer { return []metrics.Issuer{{URL: "https://login.example.com"}} })
+		m.WatchAudit(func() int64 { return 0 })
 		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })
 		m.Reloaded(true)
 		one := func() uint64 { return 1 }

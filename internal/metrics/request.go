@@ -103,3 +103,10 @@ func (c callerCollector) Collect(to chan<- prometheus.Metric) {
 		}
 	}
 }
+
+// WatchAudit sets the function that returns the number of records of the audit log that were lost. It must
+// be called at most once.
+func (m *Metrics) WatchAudit(lost func() int64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sluice_audit_lost_total",
+		Help: "Records of the audit log that were lost, because too many waited or the queue did not store them."}, func() float64 { return float64(lost()) }))
+}
