@@ -46,6 +46,9 @@ type Config struct {
 	History History
 	// Dev is set for the console of gateway dev.
 	Dev *Dev
+	// SignedIn is called for each sign-in with its result: ok, or the reason of the refusal, with which
+	// there is no caller. It must return quickly; nil disables it.
+	SignedIn func(caller *identity.Caller, address, result string)
 	// Logger gets sign-ins and panics. nil discards them.
 	Logger *slog.Logger
 }

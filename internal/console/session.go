@@ -147,6 +147,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	if refusal != nil {
 		limiter.Allow()
 		c.log.Warn("console sign-in failed", "address", address, "reason", refusal.Reason)
+		c.signedIn(nil, address, refusal.Reason)
 		c.renderSignIn(w, r, http.StatusUnauthorized, cmp.Or(refusalTexts[refusal.Reason], "This key or token is not valid."))
 		return
 	}
@@ -157,7 +158,15 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: isHTTPS(r),
 	})
 	c.log.Info("console sign-in", "key", caller.Name, "address", address)
+	c.signedIn(caller, address, "ok")
 	http.Redirect(w, r, Path, http.StatusSeeOther)
+}
+
+// signedIn reports the result of a sign-in. caller is nil if it has failed.
+func (c *Console) signedIn(caller *identity.Caller, address, result string) {
+	if c.cfg.SignedIn != nil {
+		c.cfg.SignedIn(caller, address, result)
+	}
 }
 
 // refusalTexts say why nobody has signed in, by the reason of the refusal.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/auditlog"
+	"github.com/sluice-push/sluice/internal/console"
+	"github.com/sluice-push/sluice/internal/identity"
 )
 
 // AuditLog returns the record of who did what. It is nil if it is off; a nil log can be used.
@@ -31,16 +33,28 @@ func resultOf(err error) string {
 	return "ok"
 }
 
+// auditSignIn records a sign-in to the console. What is done there are calls of the API, which records
+// them.
+func (g *Gateway) auditSignIn(caller *identity.Caller, address, result string) {
+	r := auditlog.Record{Action: "console.sign_in", Result: result, Address: address}
+	if caller != nil {
+		r.Caller, r.Kind = caller.Name, string(caller.Kind)
+	}
+	g.audit.Add(r)
+}
+
 // auditAdmin records the requests to the admin listener, which has no callers, except for those of
-// monitoring.
+// monitoring and of the console.
 func (g *Gateway) auditAdmin(next http.Handler) http.Handler {
 	if g.audit == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r)
+		if next.ServeHTTP(w, r); strings.HasPrefix(r.URL.Path, console.Path) {
+			return
+		}
 		switch r.Pattern {
-		case "", "GET /metrics", "GET /v1/status", "GET /readyz":
+		case "", "GET /metrics", "GET /v1/status", "GET /readyz", "GET /livez":
 			return
 		}
 		host, _, err := net.SplitHostPort(r.RemoteAddr)

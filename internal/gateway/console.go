@@ -27,7 +27,7 @@ func (g *Gateway) newConsole() http.Handler {
 		Authenticator: func() *identity.Authenticator { return g.current.Load().auth },
 		Snapshot:      g.consoleSnapshot, Translate: g.consoleRequest, Platforms: g.platforms,
 		Lifetime: func() time.Duration { return g.current.Load().cfg.Console.SessionLifetime },
-		Dev:      g.dev, Logger: g.log,
+		Dev:      g.dev, Logger: g.log, SignedIn: g.auditSignIn,
 	}
 	if g.storage != nil {
 		cfg.History = g.storage
