@@ -34,6 +34,7 @@ type cli struct {
 	Dev        devCmd        `cmd:"" help:"Run mock providers and a gateway with a ready-made configuration on this machine."`
 	Serve      serveCmd      `cmd:"" help:"Run a gateway."`
 	Mock       mockCmd       `cmd:"" help:"Run only the mock providers, for tests of other programs."`
+	Init       initCmd       `cmd:"" help:"Write a configuration for production, an API key, and a unit for systemd or values for Helm."`
 	Check      checkCmd      `cmd:"" help:"Check a configuration and the connections to its providers."`
 	Audit      auditCmd      `cmd:"" help:"Verify that every queued notification has ended once or is still waiting."`
 	Status     statusCmd     `cmd:"" help:"Print the state of a running gateway."`

@@ -141,3 +141,28 @@ func TestTopInATerminal(t *testing.T) {
 		})
 	}
 }
+
+func TestInitAsksInATerminal(t *testing.T) {
+	dir := t.TempDir()
+	p, at := startTerminal(t, nil, "init", "--dir", dir), 0
+	for _, step := range [][2]string{
+		{"Name of the app", "my app"}, {"an app's name must be", "shop"}, {"(APNs)?", "no"}, {"(FCM)?", "perhaps"}, {"must be yes or no", "n"},
+		{"(Web Push)?", "yes"}, {"Contact", "me"}, {"must be a contact", "mailto:push@example.com"}, {"[embedded]", ""}, {"TLS itself?", ""}, {"systemd?", ""},
+	} {
+		at = p.await(at, step[0])
+		at = p.await(at, ": ")
+		p.write(step[1] + "\n")
+	}
+	if code := p.wait(); code != 0 || !strings.Contains(p.output(), "API key  slk_") {
+		t.Errorf("exit code %d\n%s", code, p.output())
+	}
+	interrupted := startTerminal(t, nil, "init", "--dir", dir+"/other")
+	interrupted.await(0, "Name of the app")
+	interrupted.write("\x03")
+	if code := interrupted.wait(); code != 1 || !strings.Contains(interrupted.output(), "interrupted; nothing was written") {
+		t.Errorf("exit code %d\n%s", code, interrupted.output())
+	}
+	if _, err := os.Stat(dir + "/other"); err == nil {
+		t.Error("a folder was created")
+	}
+}
