@@ -91,8 +91,8 @@ var packages = map[string]packageRule{
 	"internal/auditlog":                {layer: 2, mayImport: []string{"internal/jetstream"}},
 	"internal/audit":                   {layer: 2, mayImport: []string{"internal/jetstream", "internal/record", "push"}, why: "it must not share code with the packages that it audits"},
 	"internal/record":                  {layer: 1, mayImport: []string{"push"}},
-	"internal/queue":                   {layer: 2, mayImport: []string{"internal/atomicfile", "internal/jetstream", "internal/jsonobj", "internal/panics", "internal/record", "internal/sleep", "push"}},
-	"internal/history":                 {layer: 2, mayImport: []string{"internal/atomicfile", "internal/jetstream", "internal/panics", "internal/record", "push"}, why: "the queue calls it through an interface of its own"},
+	"internal/queue":                   {layer: 2, mayImport: []string{"internal/atomicfile", "internal/jetstream", "internal/panics", "internal/record", "internal/sleep", "push"}},
+	"internal/history":                 {layer: 2, mayImport: []string{"internal/atomicfile", "internal/jetstream", "internal/record", "push"}, why: "the queue calls it through an interface of its own"},
 	"internal/delivery":                {layer: 2, mayImport: []string{"internal/fairqueue", "internal/sleep", "push", "wire", "pool", "retry", "quota"}},
 
 	"internal/api": {layer: 3, mayImport: []string{"internal/auditlog", "internal/idempotency", "internal/identity", "internal/loglimit", "internal/panics", "internal/tracing", "push"}, why: "it calls the gateway through interfaces of its own"},
