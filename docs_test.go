@@ -247,7 +247,7 @@ func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 }
 
 // excerpt matches a part of a configuration.
-var excerpt = regexp.MustCompile(`^(console|listen|proxy|quota|retry|tls|tracing|trusted_proxies):`)
+var excerpt = regexp.MustCompile(`^(audit_log|auth|console|listen|proxy|quota|retry|tls|tracing|trusted_proxies):`)
 
 // checkYAML parses a configuration of the gateway, or a part of one without apps, a configuration of
 // the mock, or a fault script of the mock.

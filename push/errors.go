@@ -22,6 +22,4 @@ var (
 	ErrKeyInUse = errors.New("push: an earlier call with this Idempotency-Key is still in progress")
 	// ErrInvalidCursor means that the cursor is not one of this history's.
 	ErrInvalidCursor = errors.New("push: not a cursor of this history")
-	// ErrNotSearchable means that the history has no index of tags, because several gateways share it.
-	ErrNotSearchable = errors.New("push: the history of a cluster cannot be searched")
 )

@@ -157,8 +157,6 @@ func (f *fakeStorage) Search(_ context.Context, app string, q push.Query) (push.
 		}}}, f.err
 	case "1.0":
 		return push.Page{}, push.ErrCursorExpired
-	case "cluster":
-		return push.Page{}, push.ErrNotSearchable
 	default:
 		return push.Page{}, push.ErrInvalidCursor
 	}
@@ -168,9 +166,6 @@ func (f *fakeStorage) Stats(_ context.Context, app string, q push.StatsQuery) (p
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.statsQuery = q
-	if q.Tag == "cluster" {
-		return push.Stats{}, push.ErrNotSearchable
-	}
 	now, latency := time.Now().UTC(), &push.Latency{P50: 1, P95: 2, P99: 3.5}
 	return push.Stats{Since: now, Until: now, Total: 3, Latency: latency, Counts: []push.Count{
 		{Hour: now.Truncate(time.Hour), Status: push.StatusRefused, Reason: "BadDeviceToken", Platform: push.APNs, Count: 3, Latency: latency},

@@ -53,8 +53,6 @@ func (s *server) stats(w *response, r *http.Request) *problem {
 // listProblem returns the problem for an error of Search or Stats.
 func (s *server) listProblem(r *http.Request, err error) *problem {
 	switch {
-	case errors.Is(err, push.ErrNotSearchable):
-		return &problem{kind: notSearchable, detail: "a cluster with queue.nats.url has no index for it; GET with an id and the event feed work"}
 	case errors.Is(err, push.ErrCursorExpired):
 		return &problem{kind: cursorExpired, field: "cursor", detail: "must be a cursor whose place is still stored: all older notifications are deleted, so this was the last page"}
 	case errors.Is(err, push.ErrInvalidCursor):

@@ -76,7 +76,6 @@ func TestInvalidSearchNamesParameter(t *testing.T) {
 		}
 	}
 	ts.wantProblem(ts.request("GET", singlePath+"?cursor=1.0", "", readHeader), http.StatusGone, "cursor-expired")
-	ts.wantProblem(ts.request("GET", singlePath+"?cursor=cluster", "", readHeader), http.StatusNotImplemented, "not-searchable")
 	store.err = errors.New("down")
 	ts.wantProblem(ts.request("GET", singlePath, "", readHeader), http.StatusServiceUnavailable, "queue-unavailable")
 	direct := newTestAPI(t)
@@ -107,7 +106,6 @@ func TestStatsPassesParameters(t *testing.T) {
 				t.Errorf("%s: %+v", query, p)
 			}
 		}
-		ts.wantProblem(ts.request("GET", statsPath+"?tag=cluster", "", readHeader), http.StatusNotImplemented, "not-searchable")
 		store.err = errors.New("down")
 		ts.wantProblem(ts.request("GET", statsPath, "", readHeader), http.StatusServiceUnavailable, "queue-unavailable")
 	})

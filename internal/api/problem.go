@@ -58,8 +58,7 @@ var (
 	cursorExpired = kind{http.StatusGone, "cursor-expired", "CursorExpired", "The events after this cursor are no longer stored"}
 	needsQueue    = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
 		"The request needs a queue, and this gateway has none"}
-	notSearchable = kind{http.StatusNotImplemented, "not-searchable", "NotSearchable", "The history of this gateway cannot be searched"}
-	queueFull     = kind{http.StatusServiceUnavailable, "queue-full", "QueueFull",
+	queueFull = kind{http.StatusServiceUnavailable, "queue-full", "QueueFull",
 		"The queue or its disk is full"}
 	queueUnavailable = kind{http.StatusServiceUnavailable, "queue-unavailable", "QueueUnavailable",
 		"The queue or the history does not respond"}

@@ -57,24 +57,18 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	w.call.SetNotification(sub.ID)
 	if async {
 		s.enqueue(r.Context(), subs)
-	} else if p := s.deliverLimited(w, r, sub); p != nil {
-		return p
+	} else {
+		limits := w.access.caller.Limits
+		if p := w.access.limitProblem(limits.TryAcquire()); p != nil {
+			return p
+		}
+		defer limits.Release(1)
+		s.deliver(r.Context(), sub)
 	}
 	if r.Context().Err() == nil {
 		body.Reset() // nothing refers to it any more
 		sub.reply(w, async, body.AvailableBuffer()).write(w)
 	}
-	return nil
-}
-
-// deliverLimited is deliver within the concurrency of the caller.
-func (s *server) deliverLimited(w *response, r *http.Request, sub *submission) *problem {
-	limits := w.access.caller.Limits
-	if p := w.access.limitProblem(limits.TryAcquire()); p != nil {
-		return p
-	}
-	defer limits.Release(1)
-	s.deliver(r.Context(), sub)
 	return nil
 }
 

@@ -28,8 +28,8 @@ type History interface {
 	// Find returns the current receipt of a notification and its events, oldest first. The error is
 	// push.ErrNotFound if there are none.
 	Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error)
-	// Search returns notifications of an app, the newest first. The error is push.ErrInvalidCursor,
-	// push.ErrCursorExpired or push.ErrNotSearchable, or one after which the search can be repeated.
+	// Search returns notifications of an app, the newest first. The error is push.ErrInvalidCursor or
+	// push.ErrCursorExpired, or one after which the search can be repeated.
 	Search(ctx context.Context, app string, q push.Query) (push.Page, error)
 	// Stats counts the notifications of an app that have ended. Its errors are those of Search without a
 	// cursor.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/identity"
 )
 
 // A panic in the token renewal of one app ends neither the process, nor the pool, nor the renewal.
@@ -82,7 +83,11 @@ func TestPanicInReloadKeepsConfiguration(t *testing.T) {
 func TestServiceEndsAfterTheCallsOfAllSnapshotsThatShareIt(t *testing.T) {
 	g := &Gateway{}
 	newSnapshot := func(services ...*usedService) *snapshot {
-		handler, err := api.New(api.Config{Sender: g})
+		auth, err := identity.New(identity.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		handler, err := api.New(api.Config{Sender: g, Auth: auth})
 		if err != nil {
 			t.Fatal(err)
 		}
