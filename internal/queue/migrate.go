@@ -116,7 +116,7 @@ func (q *Queue) migrate(ctx context.Context) error {
 func (q *Queue) sealTasks(ctx context.Context) error {
 	js, cfg := q.cfg.Engine.JetStream(), tasksStreamConfig(q.cfg.MaxBytes)
 	cfg.Replicas = q.cfg.Engine.Replicas()
-	err := q.cfg.Engine.Setup(ctx, "stream "+cfg.Name, func(ctx context.Context) error {
+	seal := func(ctx context.Context) error {
 		stream, err := js.Stream(ctx, cfg.Name)
 		if errors.Is(err, natsjs.ErrStreamNotFound) {
 			stream, err = js.CreateStream(ctx, cfg)
@@ -130,6 +130,16 @@ func (q *Queue) sealTasks(ctx context.Context) error {
 		sealed := stream.CachedInfo().Config
 		sealed.Sealed, sealed.Description = true, "The tasks are in the stream SLUICE_EVENTS."
 		_, err = js.UpdateStream(ctx, sealed)
+		return err
+	}
+	err := q.cfg.Engine.Setup(ctx, "stream "+cfg.Name, func(ctx context.Context) error {
+		err := seal(ctx)
+		if err == nil {
+			return nil
+		}
+		if stream, readErr := js.Stream(ctx, cfg.Name); readErr == nil && stream.CachedInfo().Config.Sealed {
+			return nil // another gateway has sealed it meanwhile
+		}
 		return err
 	})
 	if err != nil {

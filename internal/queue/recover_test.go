@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -265,6 +266,33 @@ func TestTasksOfEarlierVersionAreMoved(t *testing.T) {
 	expectRefusedByEarlierVersion(t, jetstream.Config{Dir: dir})
 }
 
+// openGateway opens a queue, and closes it again.
+func openGateway(t *testing.T, engineConfig jetstream.Config, j queue.Journal) error {
+	e, err := jetstream.Open(t.Context(), engineConfig)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = e.Close() }()
+	log, err := history.OpenLog(t.Context(), e, "")
+	if err != nil {
+		return err
+	}
+	_, err = queue.Open(t.Context(), queue.Config{Engine: e, Log: log, Journal: j, Sender: newFakeSender()})
+	return errors.Join(err, log.Close())
+}
+
+// TestGatewaysStartAtTheSameTime opens the queues of several gateways on a new server.
+func TestGatewaysStartAtTheSameTime(t *testing.T) {
+	engineConfig, j := jetstream.Config{URL: jetstreamtest.StartServer(t)}, newMemoryJournal()
+	var gateways errgroup.Group
+	for range 4 {
+		gateways.Go(func() error { return openGateway(t, engineConfig, j) })
+	}
+	if err := gateways.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestClusterRefusesTasksOfEarlierVersion starts a gateway on a cluster whose gateways of an earlier version
 // have not sent everything. When they have, it starts, and they do not accept more.
 func TestClusterRefusesTasksOfEarlierVersion(t *testing.T) {
@@ -272,19 +300,7 @@ func TestClusterRefusesTasksOfEarlierVersion(t *testing.T) {
 	old := openEarlierQueue(t, engineConfig, j)
 	defer func() { _ = old.Close() }()
 	old.add(t, n, 0, time.Time{})
-	open := func() error {
-		e, err := jetstream.Open(t.Context(), engineConfig)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = e.Close() }()
-		log, err := history.OpenLog(t.Context(), e, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = queue.Open(t.Context(), queue.Config{Engine: e, Log: log, Journal: j, Sender: newFakeSender()})
-		return err
-	}
+	open := func() error { return openGateway(t, engineConfig, j) }
 	if err := open(); err == nil || !strings.Contains(err.Error(), "SLUICE_TASKS: run the gateways of that version until") {
 		t.Error(err)
 	}
