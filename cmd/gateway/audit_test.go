@@ -5,6 +5,7 @@ package main_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,18 +31,23 @@ func writeHistory(t *testing.T, events ...push.Event) (dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := history.Open(t.Context(), history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	index := filepath.Join(dir, "index")
+	log, err := history.OpenLog(t.Context(), e, index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := history.Open(t.Context(), history.Config{Engine: e, Log: log, Dir: index})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- h.Run(ctx) }()
+	go func() { ended <- errors.Join(log.Run(ctx), h.Run(ctx)) }()
 	if _, err := h.Append(ctx, events...); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
-	for _, err := range []error{testwait.For(t, ended, "the end"), h.Close(), e.Close()} {
+	for _, err := range []error{testwait.For(t, ended, "the end"), h.Close(), log.Close(), e.Close()} {
 		if err != nil {
 			t.Fatal(err)
 		}
