@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -284,12 +283,14 @@ func openGateway(t *testing.T, engineConfig jetstream.Config, j queue.Journal) e
 // TestGatewaysStartAtTheSameTime opens the queues of several gateways on a new server.
 func TestGatewaysStartAtTheSameTime(t *testing.T) {
 	engineConfig, j := jetstream.Config{URL: jetstreamtest.StartServer(t)}, newMemoryJournal()
-	var gateways errgroup.Group
-	for range 4 {
-		gateways.Go(func() error { return openGateway(t, engineConfig, j) })
+	opened := make(chan error, 4)
+	for range cap(opened) {
+		go func() { opened <- openGateway(t, engineConfig, j) }()
 	}
-	if err := gateways.Wait(); err != nil {
-		t.Error(err)
+	for range cap(opened) {
+		if err := testwait.For(t, opened, "an open queue"); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
