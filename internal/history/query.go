@@ -241,7 +241,8 @@ func (q *query) examine(ctx context.Context, c candidate) (*push.Summary, error)
 			q.ended[h.Of] = h.Status
 		}
 	case q.Platform != "" && h.Platform != "" && h.Platform != q.Platform:
-	case !q.Since.IsZero() && h.At.Before(q.Since) || !q.Until.IsZero() && !h.At.Before(q.Until):
+	case !q.Since.IsZero() && h.At.Before(q.Since):
+	case q.Tag == "" && !q.Until.IsZero() && !h.At.Before(q.Until): // an earlier event can lack the tag, if that of the task is deleted
 	default:
 		if may, err := q.mayHaveStatus(ctx, c); !may || err != nil {
 			return nil, err
@@ -251,7 +252,8 @@ func (q *query) examine(ctx context.Context, c candidate) (*push.Summary, error)
 			return nil, err
 		}
 		summary, err := found.summary()
-		if err != nil || q.Platform != "" && summary.Platform != q.Platform {
+		if err != nil || q.Platform != "" && summary.Platform != q.Platform || summary.CreatedAt.Before(q.Since) ||
+			!q.Until.IsZero() && !summary.CreatedAt.Before(q.Until) {
 			return nil, err
 		}
 		return &summary, nil
