@@ -361,8 +361,7 @@ type History struct {
 	// How long events are kept.
 	MaxAge time.Duration `name:"max_age" default:"168h" allowed:"1h..8760h"`
 	// Maximum size of the events on disk. Beyond it the oldest are deleted, whatever their age, except
-	// for what notifications in queue.dir still need. The index needs about a fifth in addition, with
-	// queue.nats.url about as much.
+	// for what waiting notifications still need. The index needs about a fifth in addition.
 	MaxBytes Bytes `name:"max_bytes" default:"8GiB" allowed:"1MiB..1TiB"`
 	// How long an Idempotency-Key is remembered; never longer than max_age.
 	IdempotencyTTL time.Duration `name:"idempotency_ttl" was:"keep_keys" default:"24h" allowed:"1m..720h"`
