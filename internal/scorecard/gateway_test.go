@@ -234,7 +234,8 @@ func (g *gateway) eventsSince(since time.Time, kind, endpoint string) (matching 
 
 // status holds the fields of GET /v1/status that the rows use.
 type status struct {
-	Services []struct {
+	Connections struct{ Limit int }
+	Services    []struct {
 		Pool struct {
 			Name      string
 			Size      int
