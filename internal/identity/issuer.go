@@ -157,11 +157,11 @@ func (i *Issuer) Run(ctx context.Context) error {
 
 // refresh fetches the keys once, and ends the waits for them.
 func (i *Issuer) refresh(ctx context.Context) error {
+	i.mu.Lock()
 	select {
 	case <-i.wake: // this is the refresh that it asks for
 	default:
 	}
-	i.mu.Lock()
 	i.running, i.started = true, time.Now()
 	i.mu.Unlock()
 	keys, err := i.fetch(ctx)
@@ -319,15 +319,18 @@ func (i *Issuer) lastError() error {
 // keys must not become a flood of requests to the issuer.
 func (i *Issuer) waitForRefresh(ctx context.Context) {
 	i.mu.Lock()
-	done, wait := i.done, i.running || time.Since(i.started) >= minRefresh
-	i.mu.Unlock()
-	if !wait {
+	done, running := i.done, i.running
+	if !running && time.Since(i.started) < minRefresh {
+		i.mu.Unlock()
 		return
 	}
-	select {
-	case i.wake <- struct{}{}:
-	default: // another request has asked for it
+	if !running {
+		select {
+		case i.wake <- struct{}{}:
+		default: // another request has asked for it
+		}
 	}
+	i.mu.Unlock()
 	timer := time.NewTimer(unknownKeyWait)
 	defer timer.Stop()
 	select {
