@@ -59,6 +59,8 @@ type clusterLoad struct {
 	batches  chan []int // of notifications that no call has had yet
 	retries  chan []int // of those whose call was interrupted or refused
 	callers  sync.WaitGroup
+	// withoutKeys leaves out the Idempotency-Keys.
+	withoutKeys bool
 
 	answered atomic.Int64 // notifications whose call has a response that says what happened
 	mu       sync.Mutex
@@ -210,7 +212,11 @@ func (l *clusterLoad) post(url string, batch []int) (open []int) {
 		if isRepeatable(i) {
 			onUnknown = push.RepeatAlways
 		}
-		fmt.Fprintf(&body, "{\"idempotency_key\":\"call-%d\",\"platform\":\"apns\",\"token\":%q,\"title\":\"Your parcel has arrived\",\"on_unknown\":%q}\n", i, loadToken(i), onUnknown)
+		body.WriteByte('{')
+		if !l.withoutKeys {
+			fmt.Fprintf(&body, "\"idempotency_key\":\"call-%d\",", i)
+		}
+		fmt.Fprintf(&body, "\"platform\":\"apns\",\"token\":%q,\"title\":\"Your parcel has arrived\",\"on_unknown\":%q}\n", loadToken(i), onUnknown)
 	}
 	receipts, err := l.postBatch(url, &body)
 	l.mu.Lock()
@@ -397,12 +403,14 @@ func (l *clusterLoad) checkAudit() {
 }
 
 // TestClusterThroughput measures how many notifications one, two and four gateways accept and deliver,
-// per second of time and of the CPU time of the gateways.
+// per second of time and of the CPU time of the gateways: with Idempotency-Keys, and without.
 func TestClusterThroughput(t *testing.T) {
 	count := cmp.Or(loadCount(t)/10, 1)
 	servers := jetstreamtest.NewCluster(t)
-	for _, gateways := range []int{1, 2, 4} {
+	for run := range 6 {
+		gateways, keys := 1<<(run%3), [...]string{"with keys", "without keys"}[run/3]
 		l := startClusterLoad(t, servers, gateways, count)
+		l.withoutKeys = run >= 3
 		began := time.Now()
 		l.feed(0, count)
 		l.waitFor("all responses", func() bool { return int(l.answered.Load()) == count })
@@ -414,7 +422,7 @@ func TestClusterThroughput(t *testing.T) {
 			l.stop(g, os.Interrupt)
 			cpu += g.cpu
 		}
-		t.Logf("%d gateways: %d notifications, accepted at %.0f/s, delivered at %.0f/s, %.0f per CPU-second of the gateways", gateways, count,
+		t.Logf("%d gateways: %d notifications %s, accepted at %.0f/s, delivered at %.0f/s, %.0f per CPU-second of the gateways", gateways, count, keys,
 			float64(count)/accepted.Seconds(), float64(count)/took.Seconds(), float64(count)/cpu.Seconds())
 	}
 }
