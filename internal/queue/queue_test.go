@@ -58,7 +58,9 @@ func (f *fixture) crash(t *testing.T, j *memoryJournal, s *fakeSender) *fixture 
 	t.Helper()
 	dir := f.dir
 	if jetstreamtest.OnCluster() {
+		f.crashed.Store(true)
 		_ = f.engine.Close()
+		_ = f.log.Close() // as the system does when a process is killed
 	} else {
 		dir = t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS(f.dir)); err != nil {
