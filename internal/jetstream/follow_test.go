@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
@@ -37,7 +36,6 @@ func checkFollowers(t *testing.T, cfg jetstream.Config, disturb func(appended fu
 				mu.Lock()
 				want[offsets[0]] = text
 				mu.Unlock()
-				time.Sleep(time.Millisecond) // so that the records of both writers alternate
 			}
 		})
 	}
