@@ -3,22 +3,14 @@
 package api
 
 import (
-	"bytes"
-	"encoding"
 	"errors"
 	"fmt"
-	"io"
-	"reflect"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluice-push/sluice/internal/strictjson"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -29,25 +21,9 @@ const (
 	maxAttempts = 10  // the same as the operator's retry.attempts
 )
 
-// strict rejects unknown members, except those of a subscription. The defaults of the library reject
-// duplicate names, invalid UTF-8, trailing data and names in another letter case (RFC 7493).
-var strict = json.JoinOptions(json.RejectUnknownMembers(true), json.WithUnmarshalers(json.JoinUnmarshalers(
-	json.UnmarshalFromFunc(unmarshalStrings), json.UnmarshalFromFunc(unmarshalSubscription))))
-
-// unmarshalStrings reads data or headers. It omits members that are null.
-func unmarshalStrings(in *jsontext.Decoder, entries *map[string]string) error {
-	var given map[string]*string
-	if err := json.UnmarshalDecode(in, &given); err != nil || given == nil {
-		return err
-	}
-	*entries = make(map[string]string, len(given))
-	for name, value := range given {
-		if value != nil {
-			(*entries)[name] = *value
-		}
-	}
-	return nil
-}
+// strict are the options of the strict decoder. It rejects unknown members, except those of a
+// subscription.
+var strict = strictjson.Options(json.UnmarshalFromFunc(unmarshalSubscription))
 
 // unmarshalSubscription reads a subscription. It ignores unknown members: it is the result of
 // PushSubscription.toJSON(), to which browsers may add members.
@@ -184,30 +160,10 @@ func checkRaw(field string, raw *[]byte) *problem {
 		*raw = nil
 	case (*raw)[0] != '{':
 		return invalid(field, "must be an object")
-	case depth(*raw) > maxDepth:
+	case strictjson.Depth(*raw) > maxDepth:
 		return invalid(field, fmt.Sprintf("must be nested at most %d deep", maxDepth))
 	}
 	return nil
-}
-
-// depth returns how deep the objects and arrays of a valid JSON text are nested.
-func depth(text []byte) int {
-	deepest, current, quoted := 0, 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			current++
-			deepest = max(deepest, current)
-		case c == '}' || c == ']':
-			current--
-		}
-	}
-	return deepest
 }
 
 // checkTargets checks that there is exactly one target or list of targets. If there are more, the
@@ -253,114 +209,17 @@ func invalid(field, allowed string) *problem {
 }
 
 // mapDecodeError converts an error of the decoder into a problem that names the field and what is
-// allowed there. It does not use the library's messages, because they can contain data of the
-// request.
+// allowed there.
 func mapDecodeError(err error, text []byte) *problem {
-	if e, ok := errors.AsType[*json.SemanticError](err); ok {
-		field := fieldPath(e.JSONPointer)
-		if errors.Is(e.Err, json.ErrUnknownName) {
-			return &problem{kind: unknownField, field: field,
-				detail: field + ": unknown field; known fields: " + fieldNames(e.GoType)}
-		}
-		return invalid(field, allowedValues(e.GoType))
-	}
-	e, ok := errors.AsType[*jsontext.SyntacticError](err)
-	switch {
-	case !ok || len(bytes.TrimSpace(text)) == 0:
-		return &problem{kind: invalidJSON, detail: "must be one JSON object"}
-	case errors.Is(e, jsontext.ErrDuplicateName):
-		field := fieldPath(e.JSONPointer)
-		return &problem{kind: duplicateField, field: field, detail: field + ": must be given once"}
+	e := strictjson.Explain(err, text)
+	switch e.Reason {
+	case strictjson.InvalidField:
+		return invalid(e.Field, e.Detail)
+	case strictjson.UnknownField:
+		return &problem{kind: unknownField, field: e.Field, detail: e.Error()}
+	case strictjson.DuplicateField:
+		return &problem{kind: duplicateField, field: e.Field, detail: e.Error()}
 	default:
-		p := &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer), detail: syntaxRule(e, text)}
-		if p.field != "" {
-			p.detail = p.field + ": " + p.detail
-		}
-		return p
-	}
-}
-
-// syntaxRule says which rule of JSON the text breaks, and where.
-func syntaxRule(e *jsontext.SyntacticError, text []byte) string {
-	rest := text[min(int(e.ByteOffset), len(text)):]
-	at := fmt.Sprintf("; parsing stopped at byte %d", e.ByteOffset)
-	switch {
-	case !utf8.Valid(text) || len(rest) > 0 && rest[0] == 0: // NUL bytes are a sign of UTF-16
-		return "must be valid UTF-8" + at
-	case errors.Is(e, io.ErrUnexpectedEOF):
-		return "must be complete JSON" + at + ", the end"
-	case startsWithSurrogate(rest):
-		return `must be valid Unicode: \ud800 to \udbff must be followed by \udc00 to \udfff, as a pair` + at
-	case bytes.HasPrefix(rest, []byte(`\`)):
-		return `must contain only the escape sequences \" \\ \/ \b \f \n \r \t and \u with 4 hex digits` + at
-	case len(rest) > 0 && rest[0] < ' ':
-		return `must not contain control characters; escape them in strings, such as \n` + at
-	default:
-		return "must be one valid JSON object with nothing after it" + at
-	}
-}
-
-// startsWithSurrogate reports whether text starts with an escaped half of a surrogate pair.
-func startsWithSurrogate(text []byte) bool {
-	if !bytes.HasPrefix(text, []byte(`\u`)) || len(text) < 6 {
-		return false
-	}
-	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
-	return err == nil && utf16.IsSurrogate(rune(unit))
-}
-
-// fieldPath formats a JSON pointer as in apns.headers.apns-priority or tokens[17]. It omits a name that
-// does not look like one, because that may be a value in the wrong place.
-func fieldPath(p jsontext.Pointer) string {
-	var path []string
-	for name := range p.Tokens() {
-		if !isPlain(name, 40) {
-			name = "(…)"
-		}
-		if len(path) == 1 && listNames[path[0]] {
-			path[0] += "[" + name + "]"
-			continue
-		}
-		path = append(path, name)
-	}
-	return strings.Join(path, ".")
-}
-
-var listNames = map[string]bool{"tags": true, "tokens": true, "installations": true, "subscriptions": true}
-
-// fieldNames lists the JSON names of a struct's fields.
-func fieldNames(t reflect.Type) string {
-	var names []string
-	for _, f := range reflect.VisibleFields(t) {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
-}
-
-// allowedValues describes the values of a field of type t. For enumerations it unmarshals an empty
-// text, which is never valid: the error lists the allowed values and cannot contain the value of
-// the request.
-func allowedValues(t reflect.Type) string {
-	if enum, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok {
-		return enum.UnmarshalText(nil).Error()
-	}
-	switch t.Kind() {
-	case reflect.String:
-		return "must be a string"
-	case reflect.Int:
-		return "must be a whole number"
-	case reflect.Float64:
-		return "must be a number"
-	case reflect.Bool:
-		return "must be true or false"
-	case reflect.Slice:
-		return "must be a list"
-	case reflect.Map:
-		return "must be an object whose values are strings"
-	default:
-		return "must be an object"
+		return &problem{kind: invalidJSON, field: e.Field, detail: e.Error()}
 	}
 }
