@@ -30,8 +30,11 @@ func (n *Notification) replacesDisplayed() bool {
 	case FCM:
 		return n.FCM != nil && textAt(n.FCM.Message, "android", "notification", "tag") != ""
 	case WebPush:
-		if n.WebPush == nil || n.WebPush.Payload == "" {
+		if n.WebPush == nil {
 			return n.CollapseKey != "" && n.hasText()
+		}
+		if options := n.WebPush.Notification; n.WebPush.Payload == "" {
+			return (n.CollapseKey != "" || textAt(options, "tag") != "") && (n.hasText() || textAt(options, "title") != "")
 		}
 		payload := json.RawMessage(n.WebPush.Payload)
 		return textAt(payload, "tag") != "" || textAt(payload, "notification", "tag") != ""

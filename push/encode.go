@@ -5,6 +5,7 @@ package push
 import (
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -24,7 +25,7 @@ func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	if n.TTL != nil {
 		b = appendNonEmpty(b, "ttl", time.Duration(*n.TTL).String())
 	}
-	var errs [3]error
+	var errs [4]error
 	if !n.SendAt.IsZero() {
 		b, errs[0] = appendValidTime(b, "send_at", n.SendAt)
 	}
@@ -38,7 +39,8 @@ func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	}
 	b, errs[1] = n.APNs.appendField(b)
 	b, errs[2] = n.FCM.appendField(b)
-	return appendClose(n.WebPush.appendField(b)), errors.Join(errs[:]...)
+	b, errs[3] = n.WebPush.appendField(b)
+	return appendClose(b), errors.Join(errs[:]...)
 }
 
 // appendVisible appends the members that the device shows.
@@ -82,13 +84,20 @@ func (f *FCMBlock) appendField(b []byte) ([]byte, error) {
 	return append(appendClose(b), ','), err
 }
 
-func (b *WebPushBlock) appendField(to []byte) []byte {
+func (b *WebPushBlock) appendField(to []byte) ([]byte, error) {
 	if b == nil {
-		return to
+		return to, nil
 	}
 	to = appendStringMap(append(appendKey(to, "webpush"), '{'), "headers", b.Headers)
 	to = appendNonEmpty(to, "payload", b.Payload)
-	return append(appendClose(to), ',')
+	to, err := appendRawJSON(to, "notification", b.Notification)
+	if b.Declarative != nil {
+		to = append(strconv.AppendBool(appendKey(to, "declarative"), *b.Declarative), ',')
+	}
+	if b.Mutable {
+		to = append(to, `"mutable":true,`...)
+	}
+	return append(appendClose(to), ','), err
 }
 
 // appendFields appends the target's members.

@@ -126,6 +126,15 @@ type WebPushBlock struct {
 	Headers map[string]string `json:"headers,omitempty"`
 	// Payload replaces the plaintext made from the common fields. It is encrypted for the browser.
 	Payload string `json:"payload,omitempty"`
+	// Notification holds options of showNotification and navigate, the URL to open. It is merged over
+	// those made from the common fields.
+	Notification json.RawMessage `json:"notification,omitempty"`
+	// Declarative says whether the payload is a declarative push message, which the browser displays
+	// without a service worker; nil leaves it to the app's configuration. true needs a title and
+	// navigate.
+	Declarative *bool `json:"declarative,omitempty"`
+	// Mutable lets a service worker change a declarative push message before it is displayed.
+	Mutable bool `json:"mutable,omitempty"`
 }
 
 // EffectiveLane returns the notification's lane, or LaneNormal if it has none.

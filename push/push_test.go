@@ -173,6 +173,8 @@ func TestMayRetryUnknownRequiresReplacementOnDevice(t *testing.T) {
 		`{"platform":"webpush","title":"2:1","collapse_key":"score"}`:                                                                                           true, // the payload has the tag
 		`{"platform":"webpush","data":{"a":"b"},"collapse_key":"score"}`:                                                                                        false,
 		`{"platform":"webpush","title":"2:1","webpush":{"headers":{"Topic":"score"}}}`:                                                                          false,
+		`{"platform":"webpush","title":"2:1","webpush":{"notification":{"tag":"score"}}}`:                                                                       true,
+		`{"platform":"webpush","webpush":{"notification":{"tag":"score"}}}`:                                                                                     false, // nothing to show
 		`{"platform":"webpush","collapse_key":"score","webpush":{"payload":"opaque"}}`:                                                                          false,
 		`{"platform":"webpush","collapse_key":"score","webpush":{"payload":"{\"title\":\"2:1\",\"tag\":\"score\"}"}}`:                                           true,
 		`{"platform":"webpush","webpush":{"payload":"{\"web_push\":8030,\"notification\":{\"title\":\"2:1\",\"navigate\":\"https://x/\",\"tag\":\"score\"}}"}}`: true,

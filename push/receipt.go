@@ -41,6 +41,8 @@ type Receipt struct {
 type DryRun struct {
 	// Checked is what was checked and found right. It is empty if a check failed.
 	Checked []DryRunCheck `json:"checked"`
+	// Payload is what would be encrypted for the browser (Web Push).
+	Payload string `json:"payload,omitempty"`
 }
 
 // DryRunCheck is a part of a notification that a dry run checks.
@@ -186,7 +188,8 @@ func (d *DryRun) appendField(b []byte) []byte {
 		}
 		b = appendQuoted(b, string(checked))
 	}
-	return append(b, "]},"...)
+	b = appendNonEmpty(append(b, "],"...), "payload", d.Payload)
+	return append(appendClose(b), ',')
 }
 
 func appendWarnings(b []byte, warnings []Warning) []byte {

@@ -146,8 +146,11 @@ func checkBlocks(n *push.Notification) *problem {
 			return p
 		}
 	}
-	if n.WebPush != nil && len(n.WebPush.Headers) > maxMembers {
-		return invalid("webpush.headers", tooManyMembers)
+	if n.WebPush != nil {
+		if len(n.WebPush.Headers) > maxMembers {
+			return invalid("webpush.headers", tooManyMembers)
+		}
+		return checkRaw("webpush.notification", (*[]byte)(&n.WebPush.Notification))
 	}
 	return nil
 }

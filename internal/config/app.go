@@ -189,6 +189,14 @@ type WebPush struct {
 	// for every public host. Subscriptions come from untrusted users, so this list limits which
 	// hosts they can make the gateway call.
 	Services []string `name:"services" default:"fcm.googleapis.com,*.push.services.mozilla.com,*.push.apple.com,*.notify.windows.com" allowed:"/^(\\*|(\\*\\.)?[a-z0-9-]+(\\.[a-z0-9-]+)+)$/a host name in lower case, *. and one, or *"`
+	// Which push services get declarative push messages, which browsers display without a service
+	// worker: apple (those of Apple, whose browsers support them), always or never. It applies to
+	// notifications that have a title and a URL to open and no webpush.payload, and that do not choose
+	// themselves (webpush.declarative).
+	Declarative string `name:"declarative" default:"apple" allowed:"apple|always|never"`
+	// URL to open when the user activates a notification that names none
+	// (webpush.notification.navigate).
+	Navigate string `name:"navigate" example:"https://shop.example.com/" allowed:"/^https://[^/\\s]+(/\\S*)?$/an https URL"`
 	// The only push service to call, such as a mock. Empty calls the service that each subscription
 	// names.
 	URL Base `name:"url"`

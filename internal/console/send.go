@@ -236,7 +236,7 @@ func (f *sendForm) setBlock(n *push.Notification) *fieldProblem {
 	in := json.NewDecoder(strings.NewReader(f.Block))
 	in.DisallowUnknownFields()
 	if err := in.Decode(block); err != nil {
-		known := map[push.Platform]string{push.APNs: "headers, payload and environment", push.FCM: "message and validate_only", push.WebPush: "headers and payload"}[n.Platform]
+		known := map[push.Platform]string{push.APNs: "headers, payload and environment", push.FCM: "message and validate_only", push.WebPush: "headers, payload, notification, declarative and mutable"}[n.Platform]
 		return &fieldProblem{"block", "must be a JSON object with the members " + known}
 	}
 	return nil

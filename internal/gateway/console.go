@@ -12,7 +12,6 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/console"
 	"github.com/sluice-push/sluice/internal/identity"
-	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -95,11 +94,17 @@ func (g *Gateway) consoleRequest(n *push.Notification) (*console.Request, error)
 		out.Header = append(out.Header, console.HeaderField{Name: f.Name, Value: f.Value})
 	}
 	if n.Platform == push.WebPush {
-		if out.Plaintext, err = webpush.Plaintext(n); err != nil {
-			return nil, err
-		}
+		out.Plaintext = g.plaintext(n)
 	}
 	return out, nil
+}
+
+// plaintext returns what the valid Web Push notification n has in its encrypted body, or nil.
+func (g *Gateway) plaintext(n *push.Notification) []byte {
+	if o, ok := g.current.Load().table[n.App][push.WebPush].(*originRouter); ok {
+		return o.plaintext(n)
+	}
+	return nil
 }
 
 // consoleOrigin returns the origin that the request for n goes to.

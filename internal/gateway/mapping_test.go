@@ -65,6 +65,9 @@ when it has the value in the first column. The platform-specific blocks take pre
   of headers are case-insensitive. With ` + "`android_v2`" + ` in the message, ` + "`ttl`" + `, ` + "`collapse_key`" + ` and
   ` + "`sound`" + ` go there instead of to ` + "`android`" + `.
 - ` + "`webpush.payload`" + ` replaces the plaintext.
+- ` + "`webpush.notification`" + ` is merged into the plaintext, option by option. A declarative push message
+  has the options in ` + "`notification`" + ` (` + "`subtitle`" + ` as the first line of ` + "`body`" + `), ` + "`app_badge`" + ` in it and
+  beside it, and repeats the members below for older service workers.
 - ` + "`headers`" + ` replace the generated headers of the same name.
 
 | field | APNs | FCM | Web Push |
@@ -93,6 +96,8 @@ func mappingTable(t *testing.T) string {
 		{`ttl: "0s"`, func(n *push.Notification) { n.TTL = &now }},
 		{`collapse_key: "c"`, func(n *push.Notification) { n.CollapseKey = "c" }},
 		{`collapse_key: "two words"`, func(n *push.Notification) { n.CollapseKey = "two words" }},
+		{`webpush.notification: {"navigate": "https://example.com/"}`, func(n *push.Notification) { n.WebPush = navigateBlock(false) }},
+		{`the same with webpush.declarative: true`, func(n *push.Notification) { n.WebPush = navigateBlock(true) }},
 		{`dry_run: true`, func(n *push.Notification) { n.DryRun = true }},
 		{`tags: ["a"]`, func(n *push.Notification) { n.Tags = []string{"a"} }},
 	}
@@ -118,6 +123,10 @@ func mappingTable(t *testing.T) string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+func navigateBlock(declarative bool) *push.WebPushBlock {
+	return &push.WebPushBlock{Notification: json.RawMessage(`{"navigate":"https://example.com/"}`), Declarative: &declarative}
 }
 
 // mapper translates notifications for one provider.

@@ -52,7 +52,11 @@ func (o *originRouter) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	started := time.Now()
 	route, outcome := o.route(ctx, c.Notification)
 	if route != nil {
-		return route.Send(ctx, c)
+		r := route.Send(ctx, c)
+		if r.DryRun != nil && r.Verdict == push.Accepted {
+			r.DryRun.Payload = string(o.plaintext(c.Notification))
+		}
+		return r
 	}
 	c.Receipt = push.Receipt{ID: c.ID, Outcome: outcome}
 	if c.DryRun {
@@ -85,6 +89,14 @@ func (o *originRouter) Check(n *push.Notification) error {
 func (o *originRouter) Translate(n *push.Notification) (*wire.Request, error) {
 	n.Warnings = nil
 	return o.provider.Translate(n)
+}
+
+// plaintext returns what the valid notification n has in its encrypted body.
+func (o *originRouter) plaintext(n *push.Notification) []byte {
+	warnings := n.Warnings
+	text, _ := o.provider.Plaintext(n) // n has been translated
+	n.Warnings = warnings
+	return text
 }
 
 // route returns the route to n's push service, or an outcome that says why there is none.
@@ -165,7 +177,10 @@ func (b *builder) newOriginRouter(app string, c *config.WebPush, read *blockFile
 		return known, nil
 	}
 	var err error
-	if o.provider, err = webpush.New(webpush.Config{Key: read.vapid, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)}); err != nil {
+	if o.provider, err = webpush.New(webpush.Config{
+		Key: read.vapid, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL),
+		Declarative: webpush.Declarative(c.Declarative), Navigate: c.Navigate,
+	}); err != nil {
 		return nil, keyError(path, "services", err)
 	}
 	return o, nil

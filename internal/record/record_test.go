@@ -91,7 +91,11 @@ func randomNotification(t *rapid.T, h *record.Header) *push.Notification {
 	}
 	n.Trace = randomTrace(t)
 	if flip("webpush") {
-		n.WebPush = &push.WebPushBlock{Headers: map[string]string{"TTL": "1"}, Payload: texts.Draw(t, "payload")}
+		declarative := flip("declarative")
+		n.WebPush = &push.WebPushBlock{
+			Headers: map[string]string{"TTL": "1"}, Payload: texts.Draw(t, "payload"), Notification: json.RawMessage(`{"navigate":"https://example.com/?a=1&b"}`),
+			Declarative: &declarative, Mutable: flip("mutable"),
+		}
 	}
 	return n
 }

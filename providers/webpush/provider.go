@@ -14,9 +14,14 @@
 //	priority                header Urgency: high, normal, low
 //	ttl                     header TTL; the default is four weeks; 0 also sets X-WNS-Cache-Policy for Windows
 //	collapse_key            header Topic, and tag; a key that some service refuses as a Topic is replaced by a hash in Topic
+//
+// The options in webpush.notification replace them. A declarative push message (W3C Push API), which a
+// browser displays without a service worker, has the options in notification, with title and navigate,
+// and repeats these members for service workers that do not know the format.
 package webpush
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/url"
@@ -38,6 +43,10 @@ type Config struct {
 	// or * for every public host. nil means KnownServices. Subscriptions come from browsers and are
 	// untrusted: an attacker can make the gateway send requests to every host in this list.
 	Services []string
+	// Declarative says which services get declarative push messages; the default is DeclarativeApple.
+	Declarative Declarative
+	// Navigate is the https URL to open for notifications that name none; empty means none.
+	Navigate string
 	// OriginOverride is the origin of a mock service. If it is set, all requests are for this
 	// origin, whatever service a subscription has, and the mock's own subscriptions are accepted
 	// too.
@@ -54,6 +63,8 @@ var KnownServices = []string{
 type Provider struct {
 	services       []string
 	originOverride string
+	declarative    Declarative
+	navigate       string
 	tokens         *tokenCache
 }
 
@@ -68,12 +79,18 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Services == nil {
 		cfg.Services = KnownServices
 	}
+	if cfg.Navigate != "" && !isHTTPS(cfg.Navigate) {
+		return nil, errors.New("webpush: navigate: must be an https URL")
+	}
 	for _, pattern := range cfg.Services {
 		if name := strings.TrimPrefix(pattern, "*."); pattern != "*" && !isHost(name) {
 			return nil, errors.New("webpush: services: each must be a lower-case host name, *. followed by a host name, or *")
 		}
 	}
-	return &Provider{services: cfg.Services, originOverride: cfg.OriginOverride, tokens: newTokenCache(cfg.Key, cfg.Subject)}, nil
+	return &Provider{
+		services: cfg.Services, originOverride: cfg.OriginOverride, declarative: cmp.Or(cfg.Declarative, DeclarativeApple), navigate: cfg.Navigate,
+		tokens: newTokenCache(cfg.Key, cfg.Subject),
+	}, nil
 }
 
 // LimitedRate returns how many messages a minute the service at that origin accepts from a sender
@@ -180,7 +197,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := Plaintext(n)
+	text, err := p.Plaintext(n)
 	if err != nil {
 		return nil, err
 	}
