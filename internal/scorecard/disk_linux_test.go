@@ -5,6 +5,7 @@
 package scorecard
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,7 +55,9 @@ func (q *diskQueue) speedUp(s *scenario) {
 }
 
 // powerLoss simulates a power failure of a separate file system three times at random moments while
-// notifications are queued. Data that was not synced is lost, including file sizes and names.
+// notifications are queued. Data that was not synced is lost, including file sizes and names. The
+// gateway stops first: a sync that ends after the shutdown can report success although the journal does
+// not contain the new file size, and after a real power failure no program sees this result.
 func (s *scenario) powerLoss() {
 	d := s.newDisk(512 << 20)
 	q := s.newDiskQueue(filepath.Join(d.mountPoint, "queue"), "")
@@ -61,7 +65,7 @@ func (s *scenario) powerLoss() {
 		g := s.startAndServe(q.config)
 		shutdownErr := make(chan error, 1)
 		time.AfterFunc(500*time.Millisecond+rand.N(time.Second), func() {
-			shutdownErr <- d.shutdown()
+			shutdownErr <- errors.Join(g.suspend(), d.shutdown())
 			_ = g.Signal(os.Kill)
 		})
 		for !g.Exited() {
@@ -75,6 +79,28 @@ func (s *scenario) powerLoss() {
 	s.expect("three power failures: accepted", fmt.Sprint(q.count()), q.count() > 0)
 	s.expectDelivery(c, 3)
 	g.stop()
+}
+
+// suspend stops all threads of the gateway. Threads that wait for the disk stop as soon as their
+// system calls end.
+func (g *gateway) suspend() error {
+	if err := g.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	running := func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", g.PID()))
+		return slices.ContainsFunc(threads, func(name string) bool {
+			stat, _ := os.ReadFile(name) // PID (command) STATE …
+			_, state, _ := bytes.Cut(stat, []byte(") "))
+			return len(state) > 0 && state[0] != 'T' && state[0] != 'D'
+		})
+	}
+	for range 1_000_000 { // a few seconds
+		if !running() {
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d is still running after SIGSTOP", g.PID())
 }
 
 // firstBlock returns the path of the first block of the tasks stream.
@@ -115,10 +141,18 @@ func (s *scenario) tornWrite() {
 	g.stop()
 }
 
-// flippedBit flips one bit in the middle of the stream. A record holds up to a hundred
+// flippedBit flips one bit of a notification in the middle of the stream. A record holds up to a hundred
 // notifications.
 func (s *scenario) flippedBit() {
-	q, g := s.corruptQueue(20, func(block []byte) []byte { block[len(block)/2] ^= 1; return block })
+	q, g := s.corruptQueue(20, func(block []byte) []byte {
+		middle := len(block) / 2
+		title := bytes.Index(block[middle:], []byte(apnsNotification(0).Title))
+		if title < 0 {
+			s.Fatalf("no notification after byte %d of a block", middle)
+		}
+		block[middle+title] ^= 1
+		return block
+	})
 	c := s.awaitOutcomes(g, q.mock, &q.acknowledged, 40*time.Second)
 	s.expect("flipped bit: accepted", fmt.Sprint(q.count()), q.count() > 0)
 	s.expectZero("lost without an end", c.lost)
@@ -150,8 +184,16 @@ func (s *scenario) diskFull() {
 	s.noError(err)
 	q.slowDown(s) // some notifications are still waiting when the disk is full
 	filler := filepath.Join(d.mountPoint, "ballast")
-	s.noError(fillDisk(filler, 0)) // up to the reserve
-	queued, refused := s.enqueue(g, &q.acknowledged, 1000)
+	var queued int
+	var refused error
+	// The gateway also holds space for the records of notifications that have not ended. It gives
+	// this space back when they end, so the disk is filled again then.
+	s.eventually("waiting until only the reserve is left", 10*time.Second, func() bool {
+		s.noError(fillDisk(filler, 0)) // up to the reserve
+		queued, refused = s.enqueue(g, &q.acknowledged, 1000)
+		return queued == 0
+	})
+	beforeRefusal := q.count()
 	code, retryAfter := q.sendAsync(s, g)
 	s.expect("disk below its reserve: answered", fmt.Sprintf("%d, Retry-After %s", code, retryAfter), code == 503 && retryAfter != "" && queued == 0 && refused != nil)
 	for range 10 { // the reserve gives way to writes, and this program takes what it gives
@@ -169,7 +211,7 @@ func (s *scenario) diskFull() {
 	_, err = s.enqueue(g, &q.acknowledged, 1000)
 	s.noError(err)
 	c := s.awaitOutcomes(g, q.mock, &q.acknowledged, time.Minute)
-	s.expect("accepted", fmt.Sprint(q.count()), q.count() == 2001)
+	s.expect("accepted", fmt.Sprint(q.count()), q.count() == beforeRefusal+1001)
 	s.expectZero("lost", c.lost)
 	s.expectZero("duplicates", c.duplicates)
 	s.expectZero("in doubt", c.inDoubt)
