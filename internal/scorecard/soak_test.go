@@ -4,6 +4,7 @@ package scorecard
 
 import (
 	"cmp"
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -25,6 +26,9 @@ const soakPeriod = 30 * time.Second
 // the time. Afterwards, the results are compared with the ledger, and the memory, goroutines and file
 // descriptors of the gateway are counted. They must not grow.
 func soak(s *scenario) {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+2*(*soakTime))
+	s.Cleanup(stop)
+	s.ctx = ctx
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	config := s.writeConfig(fmt.Sprintf("queue: {dir: %q}\nhistory: {max_age: 1h, max_bytes: 64MiB}\npool: {size: 8}", s.newTempDir()), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 	s.replaceInFile(config, "level: debug", "level: info")
