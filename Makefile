@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard demo release ci
+.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard soak demo release ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,10 @@ million: ## queue MILLION (default 1000000) notifications with GOMEMLIMIT=200MiB
 
 scorecard: ## test a gateway under load and provider faults (docs/scorecard.md); ROWS="S01 S06" selects rows
 	$(SCORECARD) -run '^TestScorecard$$/(?i)^($(subst $() ,|,$(or $(strip $(ROWS)),.*)))$$' -rows $(or $(words $(ROWS)),1) -results $(CURDIR)/scorecard.json
+
+SOAK ?= 24h
+soak: ## random provider faults for SOAK (default 24h) under load; memory, goroutines and descriptors must not grow (row S25)
+	$(SCORECARD) -run '^TestScorecard$$/^S25$$' -soak $(SOAK)
 
 demo: ## run a gateway and mock providers on this machine
 	$(GO) run ./cmd/gateway dev

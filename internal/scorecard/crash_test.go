@@ -4,7 +4,6 @@ package scorecard
 
 import (
 	"cmp"
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -19,13 +18,13 @@ var (
 	kills = flag.Int("kills", 5, "`number` of kills during calls with keys in S17")
 )
 
+// killRecoveryTime returns how much longer S17 may take for its queues and kills.
+func killRecoveryTime() time.Duration { return time.Duration(*seeds+*kills) * time.Minute }
+
 // killRecovery is S17. It kills gateways at random moments and restarts them with the same
 // directory: first a gateway with 100,000 queued notifications, where it compares the drain rate
 // before and after a kill, then small ones repeatedly, then one whose callers repeat their calls.
 func killRecovery(s *scenario) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+time.Duration(*seeds+*kills)*time.Minute)
-	defer stop()
-	s.ctx = ctx
 	s.largeQueue(rand.New(rand.NewPCG(17, 0)))
 	var all deliveryCounts
 	total := 0

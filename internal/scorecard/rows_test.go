@@ -2,6 +2,8 @@
 
 package scorecard
 
+import "time"
+
 // rows lists all rows in the order in which they run.
 var rows = []row{
 	{id: "S01", fault: "one of eight endpoints stops responding", check: silentEndpoint},
@@ -26,7 +28,7 @@ var rows = []row{
 	{id: "S14", fault: "a client certificate is rotated under load, then replaced by an expired one", check: certificateRotation},
 	{id: "S15", fault: "DNS answers SERVFAIL, no address, private addresses", check: badDNSAnswers, isolated: true},
 	{id: "S16", fault: "a hundred gateways start at the same time", check: fleetStart},
-	{id: "S17", fault: "kill -9 with 100,000 queued notifications", check: killRecovery},
+	{id: "S17", fault: "kill -9 with 100,000 queued notifications", check: killRecovery, extra: killRecoveryTime},
 	{id: "S18", fault: "disk faults of the queue: lost writes, torn write, flipped bit, full disk", check: diskFaults},
 	{id: "S19", fault: "one notification in five is for an expired token", check: expiredTokens},
 	{id: "S20", fault: "a batch with a malformed item, a huge item and an expired token", check: mixedBatch},
@@ -35,7 +37,7 @@ var rows = []row{
 	{id: "S22", fault: "three times the capacity is offered", check: overload},
 	{id: "S23", fault: "ten thousand slow callers, decompression bombs and endless headers", check: slowCallers},
 	{id: "S24", fault: "SIGTERM with 10,000 notifications in flight; rolling restart of two gateways under load", check: gracefulShutdown},
-	{id: "S25", fault: "random faults for six minutes, or a day", check: soak},
+	{id: "S25", fault: "random faults for six minutes, or a day", check: soak, extra: func() time.Duration { return 2 * *soakTime }},
 	{id: "S26", fault: "50 reloads under load, then SIGTERM", check: reloadStorm},
 	{id: "S27", fault: "an intermediary answers every request with a block page for 20 s", check: intermediary},
 	{id: "S28", fault: "the queue fills its own disk", check: diskFilledByQueue},

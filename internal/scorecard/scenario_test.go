@@ -36,6 +36,8 @@ type row struct {
 	check func(*scenario)
 	// isolated rows run in a network namespace. isolationOptional rows also run without one.
 	isolated, isolationOptional bool
+	// extra returns how much longer than eight minutes the row may take; nil means no longer.
+	extra func() time.Duration
 }
 
 // run runs the row in this process or in a network namespace.
@@ -52,7 +54,11 @@ func (r row) runLocal(opts options) rowResult {
 	if r.check == nil {
 		return s.rowResult
 	}
-	ctx, cancel := context.WithTimeout(opts.ctx, 8*time.Minute)
+	limit := 8 * time.Minute
+	if r.extra != nil {
+		limit += r.extra()
+	}
+	ctx, cancel := context.WithTimeout(opts.ctx, limit)
 	defer cancel()
 	s.ctx = ctx
 	start := time.Now()

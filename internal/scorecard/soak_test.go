@@ -4,7 +4,6 @@ package scorecard
 
 import (
 	"cmp"
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -19,24 +18,25 @@ import (
 
 var soakTime = flag.Duration("soak", 6*time.Minute, "`duration` of S25; 24h is a day of faults")
 
-// soakPeriod is one fault of S25, with the time after it.
-const soakPeriod = 30 * time.Second
+// soakPeriods returns how many faults S25 has, and the time for one with the recovery after it.
+func soakPeriods() (count int, period time.Duration) {
+	period = min(30*time.Second, *soakTime/6)
+	return int(*soakTime / period), period
+}
 
 // soak is S25. In each period, a random fault affects synchronous and queued notifications for half of
 // the time. Afterwards, the results are compared with the ledger, and the memory, goroutines and file
 // descriptors of the gateway are counted. They must not grow.
 func soak(s *scenario) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+2*(*soakTime))
-	s.Cleanup(stop)
-	s.ctx = ctx
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	config := s.writeConfig(fmt.Sprintf("queue: {dir: %q}\nhistory: {max_age: 1h, max_bytes: 64MiB}\npool: {size: 8}", s.newTempDir()), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 	s.replaceInFile(config, "level: debug", "level: info")
 	g := s.startFull(poolSize, config)
-	t, periods := &soakTotals{}, int(*soakTime/soakPeriod)
+	t := &soakTotals{}
+	periods, period := soakPeriods()
 	var used []usage
-	for period := range periods {
-		s.soakPeriod(g, m, config, period, t)
+	for i := range periods {
+		s.soakPeriod(g, m, config, i, period, t)
 		used = append(used, s.usage(g))
 	}
 	s.expect("periods", fmt.Sprint(periods), len(used) >= 6)
@@ -67,11 +67,11 @@ func soak(s *scenario) {
 type soakTotals struct{ sent, lost, repeated, wrong, unknown, failed, leaked int }
 
 // soakPeriod sends during a random fault, waits until everything has ended, and clears the ledger.
-func (s *scenario) soakPeriod(g *gateway, m *mockprovider.Mock, config string, period int, t *soakTotals) {
+func (s *scenario) soakPeriod(g *gateway, m *mockprovider.Mock, config string, i int, period time.Duration, t *soakTotals) {
 	const rate, queued = 200.0, 1000
-	random := rand.New(rand.NewPCG(25, uint64(period)))
-	run, start := s.offerRate(g, rate, soakPeriod*2/3, apnsNotification), time.Now()
-	s.sleep(soakPeriod / 12)
+	random := rand.New(rand.NewPCG(25, uint64(i)))
+	run, start := s.offerRate(g, rate, period*2/3, apnsNotification), time.Now()
+	s.sleep(period / 12)
 	name, faults := randomFault(m, random)
 	s.injectFaults(m, faults...)
 	if random.IntN(4) == 0 { // a reload replaces all pools
@@ -84,9 +84,9 @@ func (s *scenario) soakPeriod(g *gateway, m *mockprovider.Mock, config string, p
 	p := &acknowledged{}
 	accepted, err := s.enqueue(g, p, queued)
 	if err != nil || accepted != queued {
-		s.note("period %d, %s: %d queued: %v", period, name, accepted, err)
+		s.note("period %d, %s: %d queued: %v", i, name, accepted, err)
 	}
-	s.sleep(time.Until(start.Add(soakPeriod / 2)))
+	s.sleep(time.Until(start.Add(period / 2)))
 	s.injectFaults(m)
 	results := run.wait()
 	c := s.awaitOutcomes(g, m, p, 3*time.Minute)
