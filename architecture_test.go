@@ -81,6 +81,7 @@ var packages = map[string]packageRule{
 	"internal/report":              {layer: 1, mayImport: []string{"internal/report/uplot"}, why: "it draws figures and does not measure"},
 	"internal/bench":               {layer: 4, mayImport: []string{"internal/load", "internal/report", "internal/sleep", "mockprovider"}, why: "it measures every gateway over HTTP, as it measures the peers"},
 	"internal/identity":            {layer: 1, mayImport: []string{"internal/sleep"}, why: "the gateway passes the configuration in"},
+	"internal/audience":            {layer: 1, mayImport: []string{"internal/strictjson", "push"}, why: "a caller passes the check of a target in"},
 	"internal/load":                {layer: 1, mayImport: []string{"internal/sleep"}, why: "it calls gateways as it calls peers, over HTTP"},
 	"internal/tracing":             {layer: 1, mayImport: []string{"internal/loglimit", "push"}, why: "it gets what it needs of a delivery from the gateway"},
 	"internal/tracing/tracingtest": {layer: 1, mayImport: []string{"internal/testwait"}, why: "only tests import it"},

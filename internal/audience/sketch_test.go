@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package audience_test
+
+import (
+	"math"
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/audience"
+)
+
+func TestMergedSketchesEqualTheWhole(t *testing.T) {
+	for _, devices := range []int{0, 100, 20_000, 150_000} {
+		whole := audience.NewSketch()
+		parts := []*audience.Sketch{audience.NewSketch(), audience.NewSketch(), audience.NewSketch()}
+		for i := range devices {
+			whole.Add(device(i))
+			parts[i%3].Add(device(i))
+			parts[0].Add(device(i / 2)) // parts overlap
+		}
+		merged := audience.NewSketch()
+		for _, part := range parts {
+			stored, err := part.MarshalBinary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			restored := new(audience.Sketch)
+			if err := restored.UnmarshalBinary(stored); err != nil {
+				t.Fatal(err)
+			}
+			if restored.Count() != part.Count() {
+				t.Errorf("%d devices are %d after storing", part.Count(), restored.Count())
+			}
+			if err := merged.Merge(restored); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if merged.Count() != whole.Count() {
+			t.Errorf("merged %d, whole %d", merged.Count(), whole.Count())
+		}
+		const bound = 3 * 0.0081 // three standard errors
+		if diff := math.Abs(float64(whole.Count()) - float64(devices)); diff > bound*float64(devices) {
+			t.Errorf("%d devices are estimated as %d", devices, whole.Count())
+		}
+	}
+}
+
+func TestInvalidSketchIsAnError(t *testing.T) {
+	for _, data := range []string{"", "x", "\x03\x0e\x00\x00\xff\xff\xff\xff"} {
+		if err := new(audience.Sketch).UnmarshalBinary([]byte(data)); err == nil {
+			t.Errorf("%q is accepted", data)
+		}
+	}
+}
