@@ -35,9 +35,10 @@ func LoadZone(name string) (*time.Location, error) {
 	return cached.(*time.Location), nil
 }
 
-// isZoneName reports whether name may be an IANA name. "Local" would be the zone of the machine.
+// isZoneName reports whether name may be an IANA name, which starts with a capital letter. "Local" would
+// be the zone of the machine, and so would other files beside its tz database.
 func isZoneName(name string) bool {
-	return name != "" && len(name) <= 64 && name != "Local" && !strings.Contains(name, ".")
+	return name != "" && len(name) <= 64 && 'A' <= name[0] && name[0] <= 'Z' && name != "Local" && !strings.Contains(name, ".")
 }
 
 // parseOffset parses a UTC offset such as "+05:30".
