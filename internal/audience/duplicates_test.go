@@ -55,7 +55,7 @@ func TestDuplicatesAreLinesOfOneDevice(t *testing.T) {
 // TestDuplicatesInFile has more lines than fit into memory.
 func TestDuplicatesInFile(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	const lines, devices = 200_000, 150_000
+	const lines, devices = 80_000, 60_000
 	recipients, seen, want := make([]audience.Recipient, lines), map[int]bool{}, []uint32(nil)
 	for i := range recipients {
 		id := random.IntN(devices)

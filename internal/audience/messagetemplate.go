@@ -55,8 +55,18 @@ func newMessageTemplate(n *push.Notification) (*messageTemplate, error) {
 			return nil, err
 		}
 	}
+	used := 0
+	for i := range m.strings {
+		used += len(m.strings[i].parts)
+	}
+	if used > maxParts {
+		return nil, invalid("", "must use fewer variables: at most 256 times in all")
+	}
 	return m, nil
 }
+
+// maxParts bounds the size of a rendered message.
+const maxParts = 512
 
 // addText adds a string if it has variables.
 func (m *messageTemplate) addText(field, text string, set func(*push.Notification, string)) error {
@@ -68,13 +78,12 @@ func (m *messageTemplate) addText(field, text string, set func(*push.Notificatio
 	return err
 }
 
-// addJSON adds a JSON value if it has variables.
+// addJSON adds a JSON value if strings in it have variables.
 func (m *messageTemplate) addJSON(field string, value []byte, set func(*push.Notification, string)) error {
-	if !hasVariables(value) {
-		return nil
-	}
 	t, err := parseJSON(field, value)
-	m.strings = append(m.strings, stringTemplate{t, set})
+	if len(t.parts) > 1 || len(t.parts) == 1 && t.parts[0].literal != string(value) {
+		m.strings = append(m.strings, stringTemplate{t, set})
+	}
 	return err
 }
 
