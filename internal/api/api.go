@@ -51,6 +51,8 @@ type Config struct {
 	Draining <-chan struct{}
 	// Channels manages broadcast channels. nil means that no app has any.
 	Channels Channels
+	// Topics manages FCM topics. nil means that no app can.
+	Topics Topics
 	// Auth finds out who makes a request and which apps the caller may act for.
 	Auth *identity.Authenticator
 	// Limits are the limits of one request. Zero fields have their defaults.
@@ -116,6 +118,7 @@ func setDefault[T int | time.Duration](v *T, value T) {
 type server struct {
 	sender         Sender
 	channels       Channels
+	topics         Topics
 	queue          Queue
 	history        History
 	draining       <-chan struct{}
@@ -195,7 +198,7 @@ func New(cfg Config) (*Handler, error) {
 	limits := cfg.Limits.withDefaults()
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
-		sender: cfg.Sender, channels: cfg.Channels, auth: cfg.Auth, limits: limits,
+		sender: cfg.Sender, channels: cfg.Channels, topics: cfg.Topics, auth: cfg.Auth, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, tracer: cfg.Tracer, refusal: cfg.Refused, audit: cfg.Audit, auditSends: cfg.AuditSends,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
@@ -224,6 +227,9 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.Post("/v1/apps/{app}/channels", handle(s.authorize(identity.Channels, s.createChannel)))
 	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(identity.Read, s.showChannel)))
 	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(identity.Channels, s.deleteChannel)))
+	r.Post("/v1/apps/{app}/fcm/topics/subscribe", handle(s.authorize(identity.Channels, s.subscribeTopic)))
+	r.Post("/v1/apps/{app}/fcm/topics/unsubscribe", handle(s.authorize(identity.Channels, s.unsubscribeTopic)))
+	r.Post("/v1/apps/{app}/fcm/topics/list", handle(s.authorize(identity.Read, s.listTopics)))
 	r.Get("/v1/status", handle(s.showStatus))
 	r.Get("/v1/audit", handle(s.readAudit))
 

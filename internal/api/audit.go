@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"strconv"
@@ -17,10 +18,12 @@ import (
 
 // auditedRoutes are the requests that the audit log records for every caller.
 var auditedRoutes = map[string]string{
-	"DELETE /v1/apps/{app}/notifications/{id}": "notification.cancel",
-	"POST /v1/apps/{app}/channels":             "channel.create",
-	"DELETE /v1/apps/{app}/channels/{id}":      "channel.delete",
-	"GET /v1/audit":                            "audit.read",
+	"DELETE /v1/apps/{app}/notifications/{id}":   "notification.cancel",
+	"POST /v1/apps/{app}/channels":               "channel.create",
+	"DELETE /v1/apps/{app}/channels/{id}":        "channel.delete",
+	"POST /v1/apps/{app}/fcm/topics/subscribe":   "topic.subscribe",
+	"POST /v1/apps/{app}/fcm/topics/unsubscribe": "topic.unsubscribe",
+	"GET /v1/audit": "audit.read",
 }
 
 // anonymousRefusals limits the records of requests without a valid credential, by reason: everybody who can
@@ -37,7 +40,7 @@ func (a *anonymousRefusals) allow(reason string) (skipped int64, ok bool) {
 func (s *server) auditRequest(w *response, r *http.Request) {
 	record := auditlog.Record{
 		Action: auditedRoutes[r.Method+" "+routeOf(r)], Result: "ok", Caller: w.key, App: w.app, RequestID: w.requestID,
-		Subject: chi.URLParam(r, "id"), Count: int64(w.count),
+		Subject: cmp.Or(chi.URLParam(r, "id"), w.subject), Count: int64(w.count),
 	}
 	caller := w.access.caller
 	if caller != nil {

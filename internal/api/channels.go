@@ -3,7 +3,6 @@
 package api
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -11,7 +10,6 @@ import (
 	"net/url"
 
 	"github.com/go-chi/chi/v5"
-	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/sluice-push/sluice/push"
 )
@@ -78,22 +76,10 @@ func channelID(r *http.Request) string {
 
 // readStorage reads the storage policy of a new channel from the body.
 func (s *server) readStorage(w *response, r *http.Request) (push.Storage, *problem) {
-	if _, p := bodyType(r, "application/json"); p != nil {
-		return "", p
-	}
-	body := bufferPool.Get().(*bytes.Buffer)
-	defer putBuffer(body)
-	if p := s.readBody(w, r, body); p != nil {
-		return "", p
-	}
 	var in struct {
 		Storage push.Storage `json:"storage"`
 	}
-	if err := jsonv2.Unmarshal(body.Bytes(), &in, strict); err != nil {
-		p := mapDecodeError(err, body.Bytes())
-		if p.kind == invalidField && p.field == "" {
-			p.detail = `must be one JSON object, such as {"storage":"latest"}`
-		}
+	if p := s.decodeBody(w, r, &in, `{"storage":"latest"}`); p != nil {
 		return "", p
 	}
 	if in.Storage == "" {

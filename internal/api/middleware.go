@@ -29,7 +29,8 @@ type response struct {
 	access    access // set by authorize
 	problem   string // slug of the problem that is the response, or empty
 	cause     string // of the problem
-	count     int    // notifications of a request that sends
+	count     int    // notifications of a request that sends, or registrations of one that subscribes
+	subject   string // topic of a request that subscribes, for the audit log
 	status    int    // zero until the header is written
 }
 

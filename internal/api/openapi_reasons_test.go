@@ -26,7 +26,7 @@ var reasonPackages = []string{
 var reasonTables = map[string]bool{"statusCodes": true, "oauthErrors": true, "reasonByStatus": false}
 
 // reasonConst matches the names of constants that are reasons, in packages where not all strings are.
-var reasonConst = regexp.MustCompile(`^(reason|Reason|oauth|invalid|payload|unknownReason|IntermediaryResponse)`)
+var reasonConst = regexp.MustCompile(`^(reason|Reason|oauth|invalid|payload|unknownReason|tooManyTopics|IntermediaryResponse)`)
 
 // isReason matches reasons, and not texts, paths or field names with a dot.
 var isReason = regexp.MustCompile(`^([A-Z][A-Za-z]+|Service Unavailable|[A-Z][A-Z_0-9]+|[a-z]+(_[a-z]+)+|[a-z-]+|errno \d+)$`)

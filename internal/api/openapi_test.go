@@ -78,6 +78,7 @@ func TestOpenAPINotificationFields(t *testing.T) {
 		"NotificationFields": push.Notification{}, "Target": push.Target{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
 		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": api.NotReady{}, "TargetLists": api.TargetLists{},
 		"Page": push.Page{}, "Summary": push.Summary{}, "Stats": push.Stats{}, "Count": push.Count{}, "Latency": push.Latency{},
+		"TopicPage": push.TopicPage{}, "TopicSubscription": push.TopicSubscription{},
 	} {
 		var fields []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {

@@ -68,7 +68,7 @@ type Key struct {
 	// What the key allows. send sends notifications and cancels them. broadcasts sends to topics,
 	// conditions and channels only. read reads notifications, channels and the status, and includes
 	// events, which reads the event feed. channels creates and deletes broadcast channels: deleting a
-	// channel removes it for all its subscribers.
+	// channel removes it for all its subscribers. It also changes topic subscriptions of FCM.
 	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts"`
 	// When the key becomes valid. Empty: at once.
 	NotBefore Time `name:"not_before"`

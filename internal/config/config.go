@@ -237,7 +237,7 @@ type Quota struct {
 	// Quota of each FCM project. The default rate of 600000/min is what Google grants a project
 	// unless it has told you otherwise. Gateways of one cluster (queue.nats.url) share it; gateways
 	// without a cluster each need their own part of it.
-	FCM Allowance `name:"fcm" preset:"rate=600000/min"`
+	FCM Allowance `name:"fcm" preset:"rate=600000/min,subscription_rate=3000/s"`
 	// Quota of each VAPID key.
 	WebPush Allowance `name:"webpush"`
 	// How the gateways of a cluster share these quotas. Limits of single devices and topics are not
@@ -282,6 +282,9 @@ type Allowance struct {
 	// Notifications to all topics, conditions and channels together, spread evenly. Each causes a
 	// fan-out at the provider; Google runs a thousand fan-outs at a time. Empty sets no limit.
 	TopicsRate Rate `name:"topics_rate" example:"1000/s"`
+	// Changes and lists of topic subscriptions, spread evenly. FCM only, where Google grants a project
+	// 3000/s. Gateways of a cluster do not share it.
+	SubscriptionRate Rate `name:"subscription_rate" example:"3000/s"`
 	// Additional limits for a part of the traffic. Scopes in a provider block replace all of these.
 	Scopes []Scope `name:"scopes"`
 }

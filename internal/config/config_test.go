@@ -79,7 +79,7 @@ func TestDefaults(t *testing.T) {
 		History:  config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, IdempotencyTTL: 24 * time.Hour},
 		AuditLog: config.AuditLog{MaxAge: 90 * 24 * time.Hour, MaxBytes: 256 << 20},
 		Quota: config.Quota{
-			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}, Shared: config.Shared{Lease: 5 * time.Second, FallbackShare: 0.02, Members: 10},
+			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}, SubscriptionRate: config.Rate{Count: 3000, Per: time.Second}}, Shared: config.Shared{Lease: 5 * time.Second, FallbackShare: 0.02, Members: 10},
 		},
 		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTimeout: 25 * time.Second, TargetLatency: time.Second, Concurrency: 4096, UnregisteredTTL: 24 * time.Hour,
 			HeaderTimeout: 10 * time.Second, IdleTimeout: 11 * time.Minute, Connections: 20_000, BodyTimeout: 15 * time.Second},

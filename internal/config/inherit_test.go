@@ -57,6 +57,7 @@ var testValues = map[string][2]string{
 	"quota.device_sustained":     {"5000/h", "4000/h"},
 	"quota.collapsible_rate":     {"20/h", "10/h"},
 	"quota.topics_rate":          {"50/s", "60/s"},
+	"quota.subscription_rate":    {"1000/s", "2000/s"},
 	"quota.scopes":               {"[{name: night, lanes: [bulk], rate: 5/s}]", "[{name: shop, apps: [shop], rate: 6/s}]"},
 }
 

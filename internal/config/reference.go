@@ -5,8 +5,10 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -83,8 +85,8 @@ func (r *reference) blockKeys(at string, t reflect.Type, f field) {
 		return
 	}
 	text := fmt.Sprintf("The keys are those of [`%s`](#%s).", first, anchor(first))
-	for name, value := range f.preset {
-		text += fmt.Sprintf(" The default of `%s` is `%s`.", name, value)
+	for _, name := range slices.Sorted(maps.Keys(f.preset)) {
+		text += fmt.Sprintf(" The default of `%s` is `%s`.", name, f.preset[name])
 	}
 	r.paragraph(text)
 }

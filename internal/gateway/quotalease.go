@@ -28,14 +28,14 @@ func newQuotaLease(e *jetstream.Engine, c config.Shared, log *slog.Logger) *quot
 }
 
 // setLimiters shares the quotas of a snapshot with the other gateways, and replaces those of the
-// previous snapshot.
+// previous snapshot. Quotas of topic subscriptions are not shared: most apps never use them.
 func (st *storage) setLimiters(snap *snapshot) {
 	if st == nil || st.quotaLease == nil {
 		return
 	}
 	limiters := map[string]quotalease.RateLimiter{}
 	for _, s := range snap.services {
-		if s.quota.Shared() {
+		if s.quota.Shared() && s.settings.purpose == "" {
 			limiters[s.quotaID] = s.limiter.get()
 		}
 	}

@@ -168,15 +168,15 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 // connectionChanges lists the blocks that get new connections, and the webhooks that are restarted.
 // The reason can be a file with new contents, which configChanges does not see.
 func connectionChanges(old, next *snapshot) (changes []string) {
-	services := make(map[blockService]*service, len(old.services)) // an APNs block uses up to four
+	services := make(map[blockService]*service, len(old.services)) // an APNs block uses up to four, an FCM block two
 	for _, s := range old.services {
 		for _, path := range s.paths {
-			services[blockService{path, s.settings.base}] = s.service
+			services[blockService{path, s.settings.purpose, s.settings.base}] = s.service
 		}
 	}
 	for _, s := range next.services {
 		for _, path := range s.paths {
-			switch was := services[blockService{path, s.settings.base}]; {
+			switch was := services[blockService{path, s.settings.purpose, s.settings.base}]; {
 			case was == nil || was == s.service:
 			case was.cred.id != s.cred.id:
 				changes = append(changes, path+": new credential")
@@ -214,6 +214,6 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 
 // blockService identifies a service by the configuration block that uses it.
 type blockService struct {
-	path string
-	base config.Base
+	path, purpose string
+	base          config.Base
 }

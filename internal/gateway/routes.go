@@ -44,7 +44,7 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 		return nil, err
 	}
 	next := &snapshot{
-		cfg: cfg, weights: map[string]int{}, files: contents, table: make(delivery.Table, len(names)), apple: make(map[string]*apnsApp, len(names)),
+		cfg: cfg, weights: map[string]int{}, files: contents, table: make(delivery.Table, len(names)), apple: make(map[string]*apnsApp, len(names)), google: map[string]*fcmApp{},
 		webhooks: map[string]*appWebhook{},
 	}
 	for name, app := range cfg.Apps {
@@ -101,8 +101,11 @@ func (b *builder) addApp(name string, app *config.App, read *appFiles) {
 		}
 	}
 	if app.FCM != nil {
-		sender, err := b.newFCMSender(name, app.FCM, &read.fcm)
-		add(push.FCM, sender, err)
+		a, err := b.newFCMApp(name, app.FCM, &read.fcm)
+		add(push.FCM, delivery.Lazy(sync.OnceValue(a.sender)), err)
+		if err == nil {
+			b.next.google[name] = a
+		}
 	}
 	if app.WebPush != nil {
 		o, err := b.newOriginRouter(name, app.WebPush, &read.webPush)
@@ -112,29 +115,6 @@ func (b *builder) addApp(name string, app *config.App, read *appFiles) {
 		}
 	}
 	b.next.table[name] = senders
-}
-
-// maxFCMStreams is the maximum number of concurrent requests on a connection to FCM, which closes a
-// connection with more.
-const maxFCMStreams = 100
-
-// newFCMSender returns the sender of an app's notifications to Google.
-func (b *builder) newFCMSender(app string, c *config.FCM, read *blockFiles) (delivery.Sender, error) {
-	if read.err != nil {
-		return nil, read.err
-	}
-	s, err := b.service("apps."+app+".fcm", read.cred, settings{
-		platform: push.FCM, base: c.URL, endpoints: joinAddrs(c.Endpoints), roots: read.roots, proxy: read.proxy, pool: c.Pool,
-		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, maxStreams: maxFCMStreams,
-	}, &c.Quota, read.cred.fcm)
-	if err != nil {
-		return nil, err
-	}
-	return delivery.Lazy(sync.OnceValue(func() delivery.Sender {
-		r := s.route(s.cred.fcm, &c.Retry, s.g.observer(app, push.FCM))
-		r.AsksProvider = true // with validate_only
-		return r
-	})), nil
 }
 
 // route returns a route to the service.

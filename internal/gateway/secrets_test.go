@@ -178,7 +178,7 @@ func (s mockEnv) fullConfig(t *testing.T, d *leakDetector, sts *httptest.Server)
 		s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), s.caFileWith(t, sts.Certificate()), s.ready.ProjectID, workload)
 	return listenConfig + "limits: {send_timeout: 500ms}\npool: {idle_timeout: 0s, breaker: {consecutive: 1000, min_outcomes: 100000, ejection: 100ms}}\n" +
 		"retry: {attempts: 2, attempt_timeout: 200ms, backoff: 1ms, throttled_backoff: 10ms, max_backoff: 10ms, max_retry_after: 1ms}\n" +
-		"apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock(), web) + s.appBlock("courier", s.apnsCertBlock(), cloud)
+		"apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.apnsBlock(), s.fcmBlock(), web)+s.appBlock("courier", s.apnsCertBlock(), cloud), "name: test,", "name: test, scopes: [send, read, channels],")
 }
 
 // faultCases are the faults that the mock plays one after the other, and a status that each must
@@ -225,10 +225,19 @@ var notificationTemplates = []string{
 	`{"platform":"webpush","subscription":SUBSCRIPTION,"webpush":{"payload":"CANARY","headers":{"Topic":"CANARY"}}}`,
 	`{"platform":"webpush","subscription":SUBSCRIPTION,"title":"CANARY","webpush":{"headers":{"CANARY":"CANARY","Urgency":"CANARY"}}}`,
 	`{"platform":"webpush","subscription":SUBSCRIPTION,"title":"CANARY","webpush":{"headers":{"x-CANARY":"CANARY"}}}`,
+	`{"platform":"webpush","subscription":SUBSCRIPTION,"webpush":{"declarative":true,"notification":{"title":"CANARY","navigate":"https://CANARY.example.com/CANARY","CANARY":"CANARY"}}}`,
+	`{"platform":"webpush","subscription":SUBSCRIPTION,"webpush":{"notification":{"navigate":"CANARY","actions":[{"action":"CANARY"}]}}}`,
 	`{"platform":"webpush","subscription":{"endpoint":"https://permanently-removed.invalid/CANARY","keys":{"p256dh":"CANARY","auth":"CANARY"},"CANARY":"CANARY"},"title":"CANARY"}`,
 	`{"platform":"webpush","subscription":{"endpoint":"https://CANARY.example/CANARY","keys":{"p256dh":"CANARY","auth":"CANARY"}},"title":"CANARY"}`,
 	`{"platform":"CANARY","token":"CANARY"}`,
 	`["CANARY"]`, `"CANARY"`, `CANARY`,
+}
+
+// topicTemplates are the bodies of calls to the topics of FCM, by action.
+var topicTemplates = map[string]string{
+	"subscribe":   `{"topic":"CANARY","tokens":["id:CANARY","id:deadCANARY","id:badCANARY","id:unavailableCANARY","id:quotaCANARY","CANARY!"]}`,
+	"unsubscribe": `{"topic":"CANARY","installations":["CANARY","badCANARY"]}`,
+	"list":        `{"token":"id:CANARY","page_token":"CANARY"}`,
 }
 
 // render returns a notification for a template.
@@ -255,6 +264,10 @@ func (s mockEnv) sendAll(t *testing.T, d *leakDetector, base string) {
 			body := d.render(t, template, s.ready.WebPush)
 			all.Go(func() { d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications", s.key, body) })
 			lines = append(lines, d.render(t, template, s.ready.WebPush))
+		}
+		for action, template := range topicTemplates {
+			body := d.fillCanaries(template)
+			all.Go(func() { d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/fcm/topics/"+action, s.key, body) })
 		}
 		all.Go(func() {
 			d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch", s.key, strings.Join(lines, "\n"))

@@ -78,6 +78,7 @@ type upstream struct {
 // weights, which change in place. Blocks that share a service must have equal settings.
 type settings struct {
 	platform        push.Platform
+	purpose         string // of a service of its own at a URL that another service has; empty for notifications
 	base            config.Base
 	endpoints       string // ip:port, separated by commas; empty for those of DNS
 	roots           *rootCAs
@@ -152,8 +153,8 @@ func (l *limiter) reconfigure(allowance *config.Allowance, weights map[string]in
 
 // serviceID identifies a service in a configuration.
 type serviceID struct {
-	cred string
-	base config.Base
+	cred, purpose string
+	base          config.Base
 }
 
 // index finds services and what they share.
@@ -174,7 +175,7 @@ func newIndex(services []*usedService) *index {
 }
 
 func (x *index) add(s *usedService) {
-	x.services[serviceID{s.cred.id, s.settings.base}] = s
+	x.services[serviceID{s.cred.id, s.settings.purpose, s.settings.base}] = s
 	x.limiters[s.quotaID], x.settings[*s.settings], x.pools[s.name] = s.limiter, s.settings, true
 }
 
@@ -182,7 +183,7 @@ func (x *index) add(s *usedService) {
 // get the same service.
 func (b *builder) service(path string, cred *credential, want settings, allowance *config.Allowance, provider authorizer) (s *service, err error) {
 	want.dnsServers, want.unregisteredTTL = joinAddrs(b.next.cfg.DNS.Servers), b.next.cfg.Limits.UnregisteredTTL
-	id := serviceID{cred.id, want.base}
+	id := serviceID{cred.id, want.purpose, want.base}
 	used := b.index.services[id]
 	if used == nil {
 		used = &usedService{quota: allowance}
@@ -220,6 +221,9 @@ func (b *builder) newService(cred *credential, want settings, allowance *config.
 		g: b.Gateway, name: shared.poolName(cred.label), cred: cred, settings: shared, provider: provider, weights: b.next.weights,
 		quotaID: digest([]byte(want.platform), []byte(want.base), []byte(cmp.Or(cred.quotaOwner, cred.id))),
 	}
+	if want.purpose != "" {
+		s.quotaID = digest([]byte(s.quotaID), []byte(want.purpose))
+	}
 	if b.index.pools[s.name] {
 		s.name += " " + cred.id[:8]
 	}
@@ -241,9 +245,13 @@ func (s *settings) validate() error {
 	return err
 }
 
-// poolName returns the name of a pool: platform, host and label.
+// poolName returns the name of a pool: platform, host, label and purpose.
 func (s *settings) poolName(label string) string {
-	return string(s.platform) + " " + strings.TrimPrefix(string(s.base), "https://") + " " + label
+	name := string(s.platform) + " " + strings.TrimPrefix(string(s.base), "https://") + " " + label
+	if s.purpose != "" {
+		name += " " + s.purpose
+	}
+	return name
 }
 
 // connTimeout is the timeout for dialing, pings and writes; 0 is the default of package wire. Tests
@@ -293,7 +301,7 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 		rateLimiter:  limiter,
 		unregistered: newUnregisteredCache(s.settings.unregisteredTTL), environments: &delivery.EnvironmentCache{},
 	}
-	if s.cred.fcm != nil {
+	if s.cred.fcm != nil && s.settings.purpose == "" {
 		u.refresh = s.cred.fcm.Run
 	}
 	cfg := s.settings.poolConfig()

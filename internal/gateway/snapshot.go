@@ -28,6 +28,7 @@ type snapshot struct {
 	originRouters []*originRouter
 	table         delivery.Table
 	apple         map[string]*apnsApp    // by app
+	google        map[string]*fcmApp     // by app
 	webhooks      map[string]*appWebhook // by name
 	auth          *identity.Authenticator
 	issuers       []*tokenIssuer // of auth.oidc

@@ -23,7 +23,7 @@ const (
 	Read
 	// Events reads the event feed.
 	Events
-	// Channels creates and deletes broadcast channels.
+	// Channels creates and deletes broadcast channels, and changes topic subscriptions.
 	Channels
 	// Broadcasts sends notifications to topics, conditions and channels.
 	Broadcasts

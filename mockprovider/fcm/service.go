@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fcm mocks the HTTP v1 API of Firebase Cloud Messaging, projects.messages:send. It checks
-// access tokens, messages and registration tokens, and responds with FCM's errors.
+// Package fcm mocks the HTTP v1 API of Firebase Cloud Messaging: projects.messages:send and
+// projects.registrations.topicSubscriptions. It checks access tokens, messages and registration tokens,
+// and responds with FCM's errors.
 package fcm
 
 import (
@@ -28,6 +29,7 @@ type Service struct {
 	project string
 	access  AccessTokens
 	sent    atomic.Uint64
+	topics  subscriptions
 }
 
 var _ script.Service = (*Service)(nil)
@@ -62,6 +64,10 @@ var tokenErrors = []struct {
 // Find sets r.Token to the target of the message. Respond parses the message itself, so that without
 // a script each message is parsed once.
 func (s *Service) Find(r *h2.Request) {
+	if call, ok := parseTopicPath(r.Path); ok {
+		r.Token = call.registration
+		return
+	}
 	m, _ := parseMessage(r.Body)
 	r.Token, r.Multicast, r.Collapsible = m.value, m.target == "topic" || m.target == "condition", m.collapsible
 }
@@ -70,6 +76,9 @@ func (s *Service) Find(r *h2.Request) {
 func (s *Service) Respond(r *h2.Request) h2.Response {
 	if err := s.authenticate(r); err != nil {
 		return err.response()
+	}
+	if call, ok := parseTopicPath(r.Path); ok {
+		return s.respondTopic(r, call)
 	}
 	m, err := s.read(r)
 	if err != nil {
@@ -84,7 +93,9 @@ func (s *Service) Respond(r *h2.Request) h2.Response {
 
 // RespondFault responds as the fault specifies.
 func (s *Service) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
-	if f.Status == 200 {
+	if call, ok := parseTopicPath(r.Path); ok && f.Status == 200 {
+		return s.respondTopic(r, call)
+	} else if f.Status == 200 {
 		return s.accept(r, false)
 	}
 	resp := s.faultError(f).response()

@@ -155,6 +155,11 @@ func judge(resp *wire.Response, t *push.Target) (o push.Outcome, renew bool) {
 	if !ok {
 		return push.Intermediary(resp.Status, resp.RetryAfter()), false
 	}
+	return f.outcome(resp, t)
+}
+
+// outcome returns the outcome of an error. renew is true if the access token must be renewed.
+func (f *errorBody) outcome(resp *wire.Response, t *push.Target) (o push.Outcome, renew bool) {
 	o, renew = f.judge(t)
 	o.HTTP = resp.Status
 	if retryAfter := resp.RetryAfter(); retryAfter > 0 && o.Retryable() {

@@ -22,6 +22,8 @@ func isToken(s string) bool { return isName(s, ":_-", 4096) }
 
 func isTopic(s string) bool { return isName(s, "-_.~%", maxTopicLen) }
 
+const topicFormat = "1 to 900 letters, digits and - _ . ~ %, without /topics/"
+
 func isInstallation(s string) bool { return isName(s, "_-", 200) }
 
 // isName reports whether s consists of 1 to maxLen ASCII letters, digits and bytes in others.
@@ -58,7 +60,7 @@ func checkTarget(t *push.Target) error {
 	case kind == push.ToToken && !isToken(t.Token):
 		return invalid("token", invalidTarget, "1 to 4096 letters, digits, colons, underscores and hyphens")
 	case kind == push.ToTopic && !isTopic(t.Topic):
-		return invalid("topic", invalidTarget, "letters, digits and - _ . ~ %, without /topics/, at most 900")
+		return invalid("topic", invalidTarget, topicFormat)
 	case kind == push.ToCondition && !isCondition(t.Condition):
 		return invalid("condition", invalidTarget, "made of at most 5 terms 'name' in topics, with && || ! and parentheses")
 	case kind == push.ToInstallation && !isInstallation(t.Installation):
