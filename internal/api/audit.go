@@ -77,7 +77,7 @@ func (s *server) auditRequest(w *response, r *http.Request) {
 	if record.Action == "request.refused" || record.Action == "admin.request" {
 		record.Details = []string{r.Method + " " + routeOf(r)}
 	}
-	record.Address = callerAddress(r, s.trustedProxies)
+	record.Address = CallerAddress(r, s.trustedProxies)
 	s.audit.Add(record)
 }
 

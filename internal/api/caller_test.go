@@ -30,7 +30,7 @@ func TestCallerAddress(t *testing.T) {
 		{"@", []string{"198.51.100.7"}, nil, ""},
 	} {
 		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.forwarded}}
-		if got := callerAddress(r, c.trusted); got != c.want {
+		if got := CallerAddress(r, c.trusted); got != c.want {
 			t.Errorf("%s with %q: got %q, want %q", c.peer, c.forwarded, got, c.want)
 		}
 	}

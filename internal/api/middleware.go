@@ -106,7 +106,7 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
-		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)), slog.String("address", callerAddress(r, s.trustedProxies)),
+		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key), slog.String("caller", callerName(r)), slog.String("address", CallerAddress(r, s.trustedProxies)),
 		slog.String("request_id", w.requestID), slog.String("traceparent", w.call.Trace.TraceParent))
 }
 
@@ -133,11 +133,11 @@ func callerName(r *http.Request) string {
 	return identity.CertificateName(r.TLS.PeerCertificates[0])
 }
 
-// callerAddress returns the IP address of the caller. Each trusted proxy appends the address of its
+// CallerAddress returns the IP address of the caller. Each trusted proxy appends the address of its
 // peer to X-Forwarded-For, so the last one that is not trusted is that of the caller. What a caller
 // has put before it is not believed. The peer of a Unix socket is a local proxy, and is trusted if
 // there are trusted proxies at all.
-func callerAddress(r *http.Request, trusted []netip.Prefix) string {
+func CallerAddress(r *http.Request, trusted []netip.Prefix) string {
 	isTrusted := func(addr netip.Addr) bool {
 		return slices.ContainsFunc(trusted, func(network netip.Prefix) bool { return network.Contains(addr) })
 	}
