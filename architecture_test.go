@@ -68,6 +68,8 @@ var packages = map[string]packageRule{
 	"internal/subprocess":      {layer: 0},
 	"internal/report/uplot":    {layer: 0},
 
+	"internal/identity/identitytest": {layer: 0, why: "only tests import it, and it shares no code with what it tests"},
+
 	"providers/apns":               {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "push", "wire"}},
 	"providers/fcm":                {layer: 1, mayImport: []string{"internal/jsonobj", "internal/keyfile", "internal/panics", "push", "wire"}},
 	"providers/webpush":            {layer: 1, mayImport: []string{"internal/keyfile", "push", "wire"}},

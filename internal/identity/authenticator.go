@@ -124,7 +124,11 @@ func (a *Authenticator) Authenticate(r *http.Request) (*Caller, *Refusal) {
 	var buf [128]byte // avoids an allocation
 	sum := sha256.Sum256(append(buf[:0], credential...))
 	if a.tokens != nil && looksLikeToken(credential) {
-		return a.token(r, credential, sum)
+		found, refusal := a.token(r.Context(), credential, tokenKey{sum: sum})
+		if refusal != nil {
+			return nil, refusal
+		}
+		return found.caller, nil
 	}
 	return a.bearer(sum)
 }

@@ -14,12 +14,14 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/oauth2"
 
 	"github.com/sluice-push/sluice/internal/sleep"
 )
@@ -56,10 +58,11 @@ type Issuer struct {
 	cfg      IssuerConfig
 	client   *http.Client
 	verifier *oidc.IDTokenVerifier
-	keys     atomic.Pointer[keySet] // nil before the first fetch; replaced only by other keys
-	fetched  atomic.Int64           // when keys were fetched in Unix nanoseconds
-	failures atomic.Int64           // fetches that have failed
-	wake     chan struct{}          // asks Run for a refresh
+	keys     atomic.Pointer[keySet]   // nil before the first fetch; replaced only by other keys
+	document atomic.Pointer[document] // nil before the first fetch, and with JWKSURL
+	fetched  atomic.Int64             // when keys were fetched in Unix nanoseconds
+	failures atomic.Int64             // fetches that have failed
+	wake     chan struct{}            // asks Run for a refresh
 
 	mu      sync.Mutex    // guards the fields below
 	done    chan struct{} // closed at the end of the current or else of the next fetch
@@ -70,6 +73,15 @@ type Issuer struct {
 
 // keySet is a set of public keys.
 type keySet struct{ keys []jose.JSONWebKey }
+
+// document is the part of a discovery document that the gateway uses.
+type document struct {
+	endpoint     oauth2.Endpoint
+	KeysURL      string   `json:"jwks_uri"`
+	EndSession   string   `json:"end_session_endpoint"`                           // empty if the issuer has none
+	AuthMethods  []string `json:"token_endpoint_auth_methods_supported"`          // of clients
+	IssParameter bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
+}
 
 // NewIssuer returns an issuer. It fetches nothing.
 func NewIssuer(cfg IssuerConfig) *Issuer {
@@ -164,7 +176,10 @@ func (i *Issuer) refresh(ctx context.Context) error {
 	}
 	i.running, i.started = true, time.Now()
 	i.mu.Unlock()
-	keys, err := i.fetch(ctx)
+	keys, found, err := i.fetch(ctx)
+	if found != nil {
+		i.document.Store(found)
+	}
 	if err == nil {
 		i.fetched.Store(time.Now().UnixNano())
 		if known := i.keys.Load(); known == nil || !reflect.DeepEqual(known.keys, keys) {
@@ -180,31 +195,53 @@ func (i *Issuer) refresh(ctx context.Context) error {
 
 // Verify fetches the keys once and returns how many there are. It changes nothing.
 func (i *Issuer) Verify(ctx context.Context) (keys int, err error) {
-	found, err := i.fetch(ctx)
+	found, _, err := i.fetch(ctx)
 	return len(found), err
 }
 
-// fetch fetches the keys.
-func (i *Issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, i.client), fetchTimeout)
+// discover fetches the discovery document.
+func (i *Issuer) discover(ctx context.Context) (*document, error) {
+	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, i.client), i.cfg.URL)
+	if wrong, ok := errors.AsType[*oidc.IssuerMismatchError](err); ok {
+		return nil, &CheckError{"issuer", "discovery: the document is of the issuer " + strconv.Quote(wrong.Discovered), "set issuer to exactly this"}
+	}
+	if _, noResponse := errors.AsType[*url.Error](err); err != nil && !noResponse { // its text contains the whole response
+		return nil, &CheckError{"issuer", "discovery: " + printable(err.Error()), "set issuer to the URL before /.well-known/openid-configuration"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("discovery: %w", err)
+	}
+	found := &document{endpoint: provider.Endpoint()}
+	if err := provider.Claims(found); err != nil {
+		return nil, fmt.Errorf("discovery: %w", err)
+	}
+	if !isHTTPS(found.KeysURL) {
+		return nil, errors.New("discovery: jwks_uri is not an https URL")
+	}
+	return found, nil
+}
+
+func isHTTPS(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Scheme == "https" && u.Host != ""
+}
+
+// fetch fetches the keys and, without JWKSURL, the discovery document.
+func (i *Issuer) fetch(ctx context.Context) (keys []jose.JSONWebKey, found *document, err error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	address := i.cfg.JWKSURL
 	if address == "" {
-		provider, err := oidc.NewProvider(ctx, i.cfg.URL)
-		if err != nil {
-			return nil, fmt.Errorf("discovery: %w", err)
+		if found, err = i.discover(ctx); err != nil {
+			return nil, nil, err
 		}
-		var found struct {
-			JWKS string `json:"jwks_uri"`
-		}
-		if err := provider.Claims(&found); err != nil {
-			return nil, fmt.Errorf("discovery: %w", err)
-		}
-		if u, err := url.Parse(found.JWKS); err != nil || u.Scheme != "https" {
-			return nil, errors.New("discovery: jwks_uri is not an https URL")
-		}
-		address = found.JWKS
+		address = found.KeysURL
 	}
+	keys, err = i.fetchKeys(ctx, address)
+	return keys, found, err
+}
+
+func (i *Issuer) fetchKeys(ctx context.Context, address string) ([]jose.JSONWebKey, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
@@ -342,22 +379,24 @@ func (i *Issuer) waitForRefresh(ctx context.Context) {
 
 // verified is what a token says after its verification.
 type verified struct {
-	issuer    *Issuer
+	rules     *issuerRules
+	signIn    bool    // it is the ID token of a sign-in to the console
 	keys      *keySet // with which it was verified
 	audience  []string
 	notBefore time.Time
+	issuedAt  time.Time
 	expiresAt time.Time
 	claims    map[string]any
 }
 
-// verify verifies a token of the issuer.
+// verify verifies the signature of a token of the issuer, and parses it.
 func (i *Issuer) verify(ctx context.Context, token string) (*verified, *Refusal) {
 	result := verification{failure: Refusal{Reason: "invalid_token", Detail: fmt.Sprintf("the token is not a JSON Web Token with one of the algorithms %s", joinWords(i.cfg.Algorithms))}}
 	parsed, err := i.verifier.Verify(context.WithValue(ctx, verificationKey{}, &result), token)
 	if err != nil {
 		return nil, &result.failure
 	}
-	v := &verified{issuer: i, keys: result.keys, audience: parsed.Audience, expiresAt: parsed.Expiry}
+	v := &verified{keys: result.keys, audience: parsed.Audience, issuedAt: parsed.IssuedAt, expiresAt: parsed.Expiry}
 	var times struct {
 		NotBefore json.Number `json:"nbf"`
 	}
@@ -371,19 +410,26 @@ func (i *Issuer) verify(ctx context.Context, token string) (*verified, *Refusal)
 		return nil, &Refusal{Reason: "expired_token", Detail: "the token has no expiry (claim exp)"}
 	}
 	v.expiresAt = v.expiresAt.Add(i.cfg.ClockSkew)
-	return v, v.check()
+	return v, nil
 }
 
 // check returns why a token with a valid signature is not accepted at present.
 func (v *verified) check() *Refusal {
-	now := time.Now()
-	switch cfg := &v.issuer.cfg; {
+	now, cfg, audiences := time.Now(), &v.rules.Issuer.cfg, v.rules.Issuer.cfg.Audiences
+	if v.signIn {
+		audiences = []string{v.rules.SignIn.cfg.ClientID}
+	}
+	switch {
 	case !now.Before(v.expiresAt):
 		return &Refusal{Reason: "expired_token", Detail: "the token has expired on " + v.expiresAt.Add(-cfg.ClockSkew).UTC().Format(time.RFC3339) + ": get a new one from its issuer"}
 	case now.Add(cfg.ClockSkew).Before(v.notBefore):
 		return &Refusal{Reason: "early_token", Detail: "the token is valid from " + v.notBefore.UTC().Format(time.RFC3339) + ": compare the clocks"}
-	case !slices.ContainsFunc(v.audience, func(a string) bool { return slices.Contains(cfg.Audiences, a) }):
-		return &Refusal{Reason: "wrong_audience", Detail: "the token is for another audience: its claim aud must contain " + joinWords(cfg.Audiences)}
+	case v.signIn && now.Add(cfg.ClockSkew).Before(v.issuedAt):
+		return &Refusal{Reason: "early_token", Detail: "the token was issued at " + v.issuedAt.UTC().Format(time.RFC3339) + ", which is in the future: compare the clocks"}
+	case len(audiences) == 0:
+		return &Refusal{Reason: "wrong_audience", Detail: "the gateway accepts tokens of this issuer only for signing in to the console (audience is not set in auth.oidc)"}
+	case !slices.ContainsFunc(v.audience, func(a string) bool { return slices.Contains(audiences, a) }):
+		return &Refusal{Reason: "wrong_audience", Detail: "the token is for another audience: its claim aud must contain " + joinWords(audiences)}
 	}
 	return nil
 }

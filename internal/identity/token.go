@@ -3,11 +3,11 @@
 package identity
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"unicode"
@@ -22,6 +22,8 @@ type IssuerRules struct {
 	NameClaim string
 	// Rules are tried in order. The first that matches applies. A token that none matches allows nothing.
 	Rules []TokenRule
+	// SignIn lets people sign in to the console at the issuer. nil does not.
+	SignIn *SignIn
 }
 
 // TokenRule says what the holders of some tokens may do.
@@ -48,7 +50,15 @@ const cachedTokens = 8192
 // tokens finds the callers of tokens.
 type tokens struct {
 	issuers map[string]*issuerRules // by URL
-	cache   *lru.Cache[[sha256.Size]byte, *cachedToken]
+	cache   *lru.Cache[tokenKey, *cachedToken]
+	signIns []*SignIn // in the order of the configuration
+}
+
+// tokenKey identifies a verified token. The ID token of a sign-in has another audience than a token for
+// the API, so that neither can be used as the other.
+type tokenKey struct {
+	sum    [sha256.Size]byte
+	signIn bool
 }
 
 type issuerRules struct {
@@ -66,14 +76,17 @@ func (a *Authenticator) addIssuers(rules []IssuerRules) {
 	if len(rules) == 0 {
 		return
 	}
-	cache, _ := lru.New[[sha256.Size]byte, *cachedToken](cachedTokens) // fails only without a size
-	a.tokens = &tokens{map[string]*issuerRules{}, cache}
+	cache, _ := lru.New[tokenKey, *cachedToken](cachedTokens) // fails only without a size
+	a.tokens = &tokens{issuers: map[string]*issuerRules{}, cache: cache}
 	for _, r := range rules {
 		added := &issuerRules{IssuerRules: r}
 		for n, rule := range r.Rules {
 			added.limits = append(added.limits, a.limits(rule.Limit, "token", fmt.Sprint(r.Issuer.cfg.URL, " ", n)))
 		}
 		a.tokens.issuers[r.Issuer.cfg.URL] = added
+		if r.SignIn != nil {
+			a.tokens.signIns = append(a.tokens.signIns, r.SignIn)
+		}
 	}
 }
 
@@ -82,30 +95,36 @@ func looksLikeToken(credential string) bool {
 	return strings.HasPrefix(credential, "eyJ") && strings.Count(credential, ".") == 2
 }
 
-// token returns the holder of a token. sum is its hash.
-func (a *Authenticator) token(r *http.Request, token string, sum [sha256.Size]byte) (*Caller, *Refusal) {
-	if known, ok := a.tokens.cache.Get(sum); ok && known.keys == known.issuer.keys.Load() {
+// token returns a verified token and its holder.
+func (a *Authenticator) token(ctx context.Context, token string, key tokenKey) (*cachedToken, *Refusal) {
+	if known, ok := a.tokens.cache.Get(key); ok && known.keys == known.rules.Issuer.keys.Load() {
 		if refusal := known.check(); refusal != nil {
 			return nil, refusal
 		}
-		return known.caller, nil
+		return known, nil
 	}
 	if len(token) > maxToken {
 		return nil, &Refusal{Reason: "invalid_token", Detail: fmt.Sprintf("the token must have at most %d bytes", maxToken)}
 	}
 	rules := a.tokens.issuers[unverifiedIssuer(token)]
-	if rules == nil {
+	if rules == nil || key.signIn && rules.SignIn == nil {
 		return nil, &Refusal{Reason: "unknown_issuer", Detail: "the token is not of an issuer that the configuration of the gateway lists (auth.oidc)"}
 	}
-	v, refusal := rules.Issuer.verify(r.Context(), token)
+	v, refusal := rules.Issuer.verify(ctx, token)
 	if refusal != nil {
 		return nil, refusal
 	}
-	c, refusal := a.tokenCaller(v)
-	if refusal == nil {
-		a.tokens.cache.Add(sum, &cachedToken{v, c})
+	v.rules, v.signIn = rules, key.signIn
+	if refusal := v.check(); refusal != nil {
+		return nil, refusal
 	}
-	return c, refusal
+	c, refusal := a.tokenCaller(v)
+	if refusal != nil {
+		return nil, refusal
+	}
+	found := &cachedToken{v, c}
+	a.tokens.cache.Add(key, found)
+	return found, nil
 }
 
 // unverifiedIssuer returns the claim iss of a token, whose signature is not verified.
@@ -123,8 +142,7 @@ func unverifiedIssuer(token string) string {
 
 // tokenCaller returns the caller with a verified token.
 func (a *Authenticator) tokenCaller(v *verified) (*Caller, *Refusal) {
-	rules := a.tokens.issuers[v.issuer.cfg.URL]
-	name := ""
+	rules, name := v.rules, ""
 	if values := claimValues(v.claims, rules.NameClaim); len(values) > 0 {
 		name = values[0]
 	}
@@ -133,12 +151,12 @@ func (a *Authenticator) tokenCaller(v *verified) (*Caller, *Refusal) {
 	}
 	c := &Caller{Name: printable(name), Kind: Token, ExpiresAt: v.expiresAt, grants: map[string]grant{}}
 	c.renew = func(next *Authenticator) *Caller {
-		if next.tokens == nil || next.tokens.issuers[v.issuer.cfg.URL] == nil {
+		if next.tokens == nil {
 			return nil
 		}
 		renewed := *v
-		renewed.issuer = next.tokens.issuers[v.issuer.cfg.URL].Issuer
-		if renewed.check() != nil {
+		renewed.rules = next.tokens.issuers[rules.Issuer.cfg.URL]
+		if renewed.rules == nil || v.signIn && renewed.rules.SignIn == nil || renewed.check() != nil {
 			return nil
 		}
 		c, _ := next.tokenCaller(&renewed)

@@ -5,16 +5,8 @@ package identity_test
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"encoding/base64"
-	"encoding/json"
 	"log/slog"
-	"maps"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -26,151 +18,16 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/internal/identity/identitytest"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
-// provider is an OpenID Connect provider. Over TLS it is an http.Handler; in a synctest bubble it is an
-// http.RoundTripper.
-type provider struct {
-	url string
-
-	mu       sync.Mutex
-	keys     []*signingKey // published
-	down     bool
-	block    chan struct{} // requests wait until it is closed; nil does not block
-	requests int           // for keys
-	jwksURL  string        // in the discovery document; empty is url + "/keys"
-}
-
-// signingKey is a key of a provider.
-type signingKey struct {
-	id      string
-	method  jwt.SigningMethod
-	private crypto.Signer
-}
-
-var testRSAKey = sync.OnceValue(func() *rsa.PrivateKey {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
-	}
-	return key
-})
-
-func rsaKey(id string) *signingKey { return &signingKey{id, jwt.SigningMethodRS256, testRSAKey()} }
-
-func ecKey(t testing.TB, id string) *signingKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &signingKey{id, jwt.SigningMethodES256, key}
-}
-
-// jwk returns the public key as a JSON Web Key.
-func (k *signingKey) jwk() map[string]any {
-	encode := base64.RawURLEncoding.EncodeToString
-	switch public := k.private.Public().(type) {
-	case *rsa.PublicKey:
-		return map[string]any{"kty": "RSA", "kid": k.id, "use": "sig", "n": encode(public.N.Bytes()), "e": encode(big.NewInt(int64(public.E)).Bytes())}
-	case *ecdsa.PublicKey:
-		point, err := public.Bytes()
-		if err != nil {
-			panic(err)
-		}
-		return map[string]any{"kty": "EC", "kid": k.id, "crv": "P-256", "x": encode(point[1:33]), "y": encode(point[33:])}
-	}
-	return nil
-}
-
-// sign returns a token with claims.
-func (k *signingKey) sign(t testing.TB, claims map[string]any) string {
-	t.Helper()
-	token := jwt.NewWithClaims(k.method, jwt.MapClaims(claims))
-	if k.id != "" {
-		token.Header["kid"] = k.id
-	}
-	text, err := token.SignedString(k.private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
-func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r.URL.Path == "/keys" {
-		p.requests++
-	}
-	if block := p.block; block != nil {
-		p.mu.Unlock()
-		select {
-		case <-block:
-		case <-r.Context().Done():
-		}
-		p.mu.Lock()
-	}
-	if p.down {
-		http.Error(w, "down", http.StatusBadGateway)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	switch r.URL.Path {
-	case "/.well-known/openid-configuration":
-		jwksURL := p.jwksURL
-		if jwksURL == "" {
-			jwksURL = p.url + "/keys"
-		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"issuer": p.url, "jwks_uri": jwksURL}) // the client may have disconnected
-	case "/keys":
-		keys := []any{map[string]any{"kty": "future", "kid": "?"}, map[string]any{"kty": "oct", "kid": "secret", "k": "c2VjcmV0"}}
-		for _, k := range p.keys {
-			keys = append(keys, k.jwk())
-		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"keys": keys})
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-// RoundTrip implements http.RoundTripper without a network.
-func (p *provider) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	p.ServeHTTP(w, r)
-	if err := r.Context().Err(); err != nil {
-		return nil, err
-	}
-	return w.Result(), nil
-}
-
-func (p *provider) set(change func(*provider)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change(p)
-}
-
-func (p *provider) fetches() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.requests
-}
-
-// claims returns valid claims, with changes. A nil value removes a claim.
-func (p *provider) claims(changes map[string]any) map[string]any {
-	c := map[string]any{"iss": p.url, "aud": "sluice", "sub": "orders", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
-	maps.Copy(c, changes)
-	maps.DeleteFunc(c, func(_ string, v any) bool { return v == nil })
-	return c
-}
-
-// issuer returns an Issuer for the provider. client nil connects without a network.
-func (p *provider) issuer(client *http.Client, change ...func(*identity.IssuerConfig)) *identity.Issuer {
+// issuerOf returns an Issuer for a provider. client nil connects without a network.
+func issuerOf(p *identitytest.Provider, client *http.Client, change ...func(*identity.IssuerConfig)) *identity.Issuer {
 	if client == nil {
 		client = &http.Client{Transport: p}
 	}
-	cfg := identity.IssuerConfig{URL: p.url, Audiences: []string{"sluice", "push"}, Algorithms: []string{"RS256", "ES256"}, ClockSkew: 30 * time.Second, Client: client}
+	cfg := identity.IssuerConfig{URL: p.URL, Audiences: []string{"sluice", "push"}, Algorithms: []string{"RS256", "ES256"}, ClockSkew: 30 * time.Second, Client: client}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -205,32 +62,32 @@ func authFor(t testing.TB, rules []identity.TokenRule, issuers ...*identity.Issu
 // TestTokensOverTLS uses two providers with discovery over TLS.
 func TestTokensOverTLS(t *testing.T) {
 	var issuers []*identity.Issuer
-	var providers []*provider
+	var providers []*identitytest.Provider
 	for range 2 {
-		p := &provider{keys: []*signingKey{rsaKey("r1"), ecKey(t, "e1")}}
+		p := &identitytest.Provider{Keys: []*identitytest.Key{identitytest.RSAKey("r1"), identitytest.ECKey(t, "e1")}}
 		server := httptest.NewTLSServer(p)
 		t.Cleanup(server.Close)
-		p.url = server.URL
+		p.URL = server.URL
 		client := server.Client()
 		t.Cleanup(client.CloseIdleConnections)
-		issuer := p.issuer(client)
+		issuer := issuerOf(p, client)
 		start(t, issuer)
 		issuers, providers = append(issuers, issuer), append(providers, p)
 	}
 	a := authFor(t, allowSend, issuers...)
 	for _, p := range providers {
-		for _, key := range p.keys {
-			token := key.sign(t, p.claims(nil))
+		for _, key := range p.Keys {
+			token := key.Sign(t, p.APIClaims(nil))
 			testwait.Until(t, func() bool { // the first fetch may take more than one wait on a slow machine
 				c, _ := a.Authenticate(request(token))
 				return c != nil && c.Name == "orders" && c.Kind == identity.Token && c.Scopes("shop") == identity.Send && c.Scopes("bank") == 0
 			}, "the token is accepted")
 		}
 	}
-	wrong := providers[0].keys[0].sign(t, providers[0].claims(map[string]any{"iss": "https://other.example.com"}))
+	wrong := providers[0].Keys[0].Sign(t, providers[0].APIClaims(map[string]any{"iss": "https://other.example.com"}))
 	wantRefusal(t, a, request(wrong), "unknown_issuer")
 	for n, issuer := range issuers {
-		if s := issuer.Status(); s.URL != providers[n].url || s.FetchedAt.IsZero() || s.Failures != 0 {
+		if s := issuer.Status(); s.URL != providers[n].URL || s.FetchedAt.IsZero() || s.Failures != 0 {
 			t.Errorf("%+v", s)
 		}
 		if keys, err := issuer.Verify(t.Context()); keys != 2 || err != nil {
@@ -241,38 +98,38 @@ func TestTokensOverTLS(t *testing.T) {
 
 func TestRefusedTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &provider{url: "https://login.example.com", keys: []*signingKey{rsaKey("r1"), ecKey(t, "e1")}}
-		issuer := p.issuer(nil)
+		p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.RSAKey("r1"), identitytest.ECKey(t, "e1")}}
+		issuer := issuerOf(p, nil)
 		start(t, issuer)
 		a := authFor(t, allowSend, issuer)
-		key := p.keys[0]
-		wantCaller(t, a, request(key.sign(t, p.claims(nil))))
-		wantCaller(t, a, request(key.sign(t, p.claims(map[string]any{"aud": []string{"other", "push"}, "exp": time.Now().Add(-29 * time.Second).Unix(), "nbf": time.Now().Add(29 * time.Second).Unix()}))))
-		unnamed := *p.keys[1]
-		unnamed.id = ""
-		wantCaller(t, a, request(unnamed.sign(t, p.claims(nil))))
+		key := p.Keys[0]
+		wantCaller(t, a, request(key.Sign(t, p.APIClaims(nil))))
+		wantCaller(t, a, request(key.Sign(t, p.APIClaims(map[string]any{"aud": []string{"other", "push"}, "exp": time.Now().Add(-29 * time.Second).Unix(), "nbf": time.Now().Add(29 * time.Second).Unix()}))))
+		unnamed := *p.Keys[1]
+		unnamed.ID = ""
+		wantCaller(t, a, request(unnamed.Sign(t, p.APIClaims(nil))))
 
-		imposter := ecKey(t, "e1")
-		valid := key.sign(t, p.claims(nil))
+		imposter := identitytest.ECKey(t, "e1")
+		valid := key.Sign(t, p.APIClaims(nil))
 		parts := strings.Split(valid, ".")
 		none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","kid":"r1"}`))
-		hmac := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims(p.claims(nil)))
+		hmac := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims(p.APIClaims(nil)))
 		hmac.Header["kid"] = "r1"
 		hmacText, err := hmac.SignedString([]byte("c2VjcmV0"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for name, c := range map[string]struct{ token, reason, detail string }{
-			"expired":              {key.sign(t, p.claims(map[string]any{"exp": time.Now().Add(-31 * time.Second).Unix()})), "expired_token", "has expired on 1999-12-31T23:59:29Z"},
-			"without expiry":       {key.sign(t, p.claims(map[string]any{"exp": nil})), "expired_token", "no expiry"},
-			"not yet valid":        {key.sign(t, p.claims(map[string]any{"nbf": time.Now().Add(31 * time.Second).Unix()})), "early_token", "valid from 2000-01-01T00:00:31Z"},
-			"other audience":       {key.sign(t, p.claims(map[string]any{"aud": "other"})), "wrong_audience", "must contain sluice or push"},
-			"no audience":          {key.sign(t, p.claims(map[string]any{"aud": nil})), "wrong_audience", ""},
-			"other issuer":         {key.sign(t, p.claims(map[string]any{"iss": "https://evil.example.com"})), "unknown_issuer", "auth.oidc"},
-			"no issuer":            {key.sign(t, p.claims(map[string]any{"iss": nil})), "unknown_issuer", ""},
-			"no name":              {key.sign(t, p.claims(map[string]any{"sub": nil})), "unnamed_token", "claim sub"},
-			"imposter's signature": {imposter.sign(t, p.claims(nil)), "bad_signature", ""},
-			"changed claims":       {parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"`+p.url+`","aud":"sluice","sub":"root","exp":99999999999}`)) + "." + parts[2], "bad_signature", ""},
+			"expired":              {key.Sign(t, p.APIClaims(map[string]any{"exp": time.Now().Add(-31 * time.Second).Unix()})), "expired_token", "has expired on 1999-12-31T23:59:29Z"},
+			"without expiry":       {key.Sign(t, p.APIClaims(map[string]any{"exp": nil})), "expired_token", "no expiry"},
+			"not yet valid":        {key.Sign(t, p.APIClaims(map[string]any{"nbf": time.Now().Add(31 * time.Second).Unix()})), "early_token", "valid from 2000-01-01T00:00:31Z"},
+			"other audience":       {key.Sign(t, p.APIClaims(map[string]any{"aud": "other"})), "wrong_audience", "must contain sluice or push"},
+			"no audience":          {key.Sign(t, p.APIClaims(map[string]any{"aud": nil})), "wrong_audience", ""},
+			"other issuer":         {key.Sign(t, p.APIClaims(map[string]any{"iss": "https://evil.example.com"})), "unknown_issuer", "auth.oidc"},
+			"no issuer":            {key.Sign(t, p.APIClaims(map[string]any{"iss": nil})), "unknown_issuer", ""},
+			"no name":              {key.Sign(t, p.APIClaims(map[string]any{"sub": nil})), "unnamed_token", "claim sub"},
+			"imposter's signature": {imposter.Sign(t, p.APIClaims(nil)), "bad_signature", ""},
+			"changed claims":       {parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"`+p.URL+`","aud":"sluice","sub":"root","exp":99999999999}`)) + "." + parts[2], "bad_signature", ""},
 			"no signature":         {none + "." + parts[1] + ".", "invalid_token", "RS256 or ES256"},
 			"algorithm of secrets": {hmacText, "invalid_token", ""},
 			"garbage":              {"eyJhbGciOiJSUzI1NiJ9." + parts[1] + ".x", "invalid_token", ""},
@@ -294,11 +151,11 @@ func TestRefusedTokens(t *testing.T) {
 // TestCachedTokenExpires uses a token several times, until it expires.
 func TestCachedTokenExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &provider{url: "https://login.example.com", keys: []*signingKey{ecKey(t, "e1")}}
-		issuer := p.issuer(nil)
+		p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.ECKey(t, "e1")}}
+		issuer := issuerOf(p, nil)
 		start(t, issuer)
 		a := authFor(t, allowSend, issuer)
-		token := p.keys[0].sign(t, p.claims(nil))
+		token := p.Keys[0].Sign(t, p.APIClaims(nil))
 		c := wantCaller(t, a, request(token))
 		if again := wantCaller(t, a, request(token)); again != c {
 			t.Error("the token was verified again")
@@ -317,45 +174,45 @@ func TestCachedTokenExpires(t *testing.T) {
 
 func TestRotationOfSigningKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		old, next := ecKey(t, "1"), ecKey(t, "2")
-		p := &provider{url: "https://login.example.com", keys: []*signingKey{old}}
-		issuer := p.issuer(nil)
+		old, next := identitytest.ECKey(t, "1"), identitytest.ECKey(t, "2")
+		p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{old}}
+		issuer := issuerOf(p, nil)
 		start(t, issuer)
 		a := authFor(t, allowSend, issuer)
-		token := old.sign(t, p.claims(nil))
+		token := old.Sign(t, p.APIClaims(nil))
 		wantCaller(t, a, request(token))
 		time.Sleep(time.Minute)
-		p.set(func(p *provider) { p.keys = []*signingKey{old, next} })
+		p.Set(func(p *identitytest.Provider) { p.Keys = []*identitytest.Key{old, next} })
 		started := time.Now()
-		wantCaller(t, a, request(next.sign(t, p.claims(nil)))) // fetches the keys
-		if took := time.Since(started); took > 0 || p.fetches() != 2 {
-			t.Errorf("%s, %d fetches", took, p.fetches())
+		wantCaller(t, a, request(next.Sign(t, p.APIClaims(nil)))) // fetches the keys
+		if took := time.Since(started); took > 0 || p.Fetches() != 2 {
+			t.Errorf("%s, %d fetches", took, p.Fetches())
 		}
 		wantCaller(t, a, request(token))
 		// A key that is no longer published is known until the next refresh in the background.
-		p.set(func(p *provider) { p.keys = []*signingKey{next} })
+		p.Set(func(p *identitytest.Provider) { p.Keys = []*identitytest.Key{next} })
 		time.Sleep(11 * time.Minute)
 		wantRefusal(t, a, request(token), "unknown_signing_key")
-		wantCaller(t, a, request(next.sign(t, p.claims(nil))))
+		wantCaller(t, a, request(next.Sign(t, p.APIClaims(nil))))
 	})
 }
 
 // TestUnknownKeysDoNotFloodTheIssuer sends many tokens with unknown keys at once and over two minutes.
 func TestUnknownKeysDoNotFloodTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &provider{url: "https://login.example.com", keys: []*signingKey{ecKey(t, "1")}}
-		issuer := p.issuer(nil)
+		p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.ECKey(t, "1")}}
+		issuer := issuerOf(p, nil)
 		start(t, issuer)
 		a := authFor(t, allowSend, issuer)
-		unknown := ecKey(t, "2").sign(t, p.claims(nil))
+		unknown := identitytest.ECKey(t, "2").Sign(t, p.APIClaims(nil))
 		time.Sleep(time.Minute)
-		before := p.fetches()
+		before := p.Fetches()
 		var calls sync.WaitGroup
 		for range 100 {
 			calls.Go(func() { wantRefusal(t, a, request(unknown), "unknown_signing_key") })
 		}
 		calls.Wait()
-		if n := p.fetches() - before; n != 1 {
+		if n := p.Fetches() - before; n != 1 {
 			t.Errorf("%d fetches for 100 tokens at once", n)
 		}
 		started := time.Now()
@@ -363,7 +220,7 @@ func TestUnknownKeysDoNotFloodTheIssuer(t *testing.T) {
 			wantRefusal(t, a, request(unknown), "unknown_signing_key")
 			time.Sleep(100 * time.Millisecond)
 		}
-		if n := p.fetches() - before; n > 13 || time.Since(started) > 130*time.Second {
+		if n := p.Fetches() - before; n > 13 || time.Since(started) > 130*time.Second {
 			t.Errorf("%d fetches in two minutes", n)
 		}
 	})
@@ -373,25 +230,25 @@ func TestUnknownKeysDoNotFloodTheIssuer(t *testing.T) {
 // keys nor those of other issuers.
 func TestIssuerOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &provider{url: "https://login.example.com", keys: []*signingKey{ecKey(t, "1")}}
-		hanging := &provider{url: "https://hanging.example.com", keys: []*signingKey{ecKey(t, "1")}, block: make(chan struct{})}
+		p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.ECKey(t, "1")}}
+		hanging := &identitytest.Provider{URL: "https://hanging.example.com", Keys: []*identitytest.Key{identitytest.ECKey(t, "1")}, Block: make(chan struct{})}
 		var log bytes.Buffer
 		logged := func(cfg *identity.IssuerConfig) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) }
-		issuer, other := p.issuer(nil, logged), hanging.issuer(nil)
+		issuer, other := issuerOf(p, nil, logged), issuerOf(hanging, nil)
 		start(t, issuer)
 		start(t, other)
 		a := authFor(t, allowSend, issuer, other)
-		token := p.keys[0].sign(t, p.claims(map[string]any{"exp": time.Now().AddDate(0, 0, 2).Unix()}))
+		token := p.Keys[0].Sign(t, p.APIClaims(map[string]any{"exp": time.Now().AddDate(0, 0, 2).Unix()}))
 		wantCaller(t, a, request(token))
-		late := hanging.keys[0].sign(t, hanging.claims(map[string]any{"exp": time.Now().AddDate(0, 0, 2).Unix()}))
+		late := hanging.Keys[0].Sign(t, hanging.APIClaims(map[string]any{"exp": time.Now().AddDate(0, 0, 2).Unix()}))
 		started := time.Now()
 		if refusal := wantRefusal(t, a, request(late), "issuer_unavailable"); refusal.RetryAfter == 0 || time.Since(started) > 5*time.Second {
 			t.Errorf("%+v after %s", refusal, time.Since(started))
 		}
-		p.set(func(p *provider) { p.down = true })
+		p.Set(func(p *identitytest.Provider) { p.Down = true })
 		for range 8 {
 			time.Sleep(10 * time.Minute)
-			fresh := p.keys[0].sign(t, p.claims(nil))
+			fresh := p.Keys[0].Sign(t, p.APIClaims(nil))
 			started := time.Now()
 			wantCaller(t, a, request(token))
 			wantCaller(t, a, request(fresh))
@@ -399,16 +256,16 @@ func TestIssuerOutage(t *testing.T) {
 				t.Fatalf("a token with a known key took %s", took)
 			}
 		}
-		if refusal := wantRefusal(t, a, request(ecKey(t, "2").sign(t, p.claims(nil))), "issuer_unavailable"); refusal.RetryAfter == 0 {
+		if refusal := wantRefusal(t, a, request(identitytest.ECKey(t, "2").Sign(t, p.APIClaims(nil))), "issuer_unavailable"); refusal.RetryAfter == 0 {
 			t.Errorf("%+v", refusal)
 		}
 		synctest.Wait()
 		if n := issuer.Status().Failures; n == 0 || strings.Count(log.String(), "not fetched") != 1 {
 			t.Errorf("%d failures, log:\n%s", n, log.String())
 		}
-		p.set(func(p *provider) { p.down = false })
-		close(hanging.block)
-		hanging.set(func(p *provider) { p.block = nil })
+		p.Set(func(p *identitytest.Provider) { p.Down = false })
+		close(hanging.Block)
+		hanging.Set(func(p *identitytest.Provider) { p.Block = nil })
 		time.Sleep(time.Minute)
 		wantCaller(t, a, request(late))
 		synctest.Wait()
@@ -419,15 +276,15 @@ func TestIssuerOutage(t *testing.T) {
 }
 
 func TestDiscoveryMustBeHTTPS(t *testing.T) {
-	p := &provider{url: "https://login.example.com", keys: []*signingKey{ecKey(t, "1")}, jwksURL: "http://login.example.com/keys"}
-	if _, err := p.issuer(nil).Verify(t.Context()); err == nil || !strings.Contains(err.Error(), "not an https URL") || p.fetches() != 0 {
+	p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.ECKey(t, "1")}, Document: map[string]any{"jwks_uri": "http://login.example.com/keys"}}
+	if _, err := issuerOf(p, nil).Verify(t.Context()); err == nil || !strings.Contains(err.Error(), "not an https URL") || p.Fetches() != 0 {
 		t.Error(err)
 	}
-	p.url = "https://other.example.com"
-	if _, err := p.issuer(nil, func(cfg *identity.IssuerConfig) { cfg.URL = "https://login.example.com" }).Verify(t.Context()); err == nil {
+	p.URL = "https://other.example.com"
+	if _, err := issuerOf(p, nil, func(cfg *identity.IssuerConfig) { cfg.URL = "https://login.example.com" }).Verify(t.Context()); err == nil {
 		t.Error("a document of another issuer was accepted")
 	}
-	direct := p.issuer(nil, func(cfg *identity.IssuerConfig) { cfg.JWKSURL = p.url + "/keys" })
+	direct := issuerOf(p, nil, func(cfg *identity.IssuerConfig) { cfg.JWKSURL = p.URL + "/keys" })
 	if keys, err := direct.Verify(t.Context()); keys != 1 || err != nil {
 		t.Error(keys, err)
 	}
@@ -435,8 +292,8 @@ func TestDiscoveryMustBeHTTPS(t *testing.T) {
 
 func TestRulesOfTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &provider{url: "https://login.example.com", keys: []*signingKey{ecKey(t, "1")}}
-		issuer := p.issuer(nil)
+		p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.ECKey(t, "1")}}
+		issuer := issuerOf(p, nil)
 		start(t, issuer)
 		both := []string{"bank", "shop"}
 		read := identity.Read | identity.Events
@@ -462,13 +319,13 @@ func TestRulesOfTokens(t *testing.T) {
 			"boolean":       {map[string]any{"verified": true}, identity.Events, identity.Events, false},
 			"first matches": {map[string]any{"realm_access": map[string]any{"roles": []string{"push"}}, "verified": true}, identity.Send, identity.Send, false},
 		} {
-			caller := wantCaller(t, a, request(p.keys[0].sign(t, p.claims(c.claims))))
+			caller := wantCaller(t, a, request(p.Keys[0].Sign(t, p.APIClaims(c.claims))))
 			if caller.Scopes("bank") != c.bank || caller.Scopes("shop") != c.shop || caller.IsAdmin() != c.admin {
 				t.Errorf("%s: bank %v, shop %v, admin %v", name, caller.Scopes("bank").Names(), caller.Scopes("shop").Names(), caller.IsAdmin())
 			}
 		}
 		nested := map[string]any{"realm_access": map[string]any{"roles": []string{"push"}}, "sub": "a\nb\u202e" + strings.Repeat("x", 200)}
-		first, second := wantCaller(t, a, request(p.keys[0].sign(t, p.claims(nested)))), wantCaller(t, a, request(p.keys[0].sign(t, p.claims(map[string]any{"realm_access": nested["realm_access"]}))))
+		first, second := wantCaller(t, a, request(p.Keys[0].Sign(t, p.APIClaims(nested)))), wantCaller(t, a, request(p.Keys[0].Sign(t, p.APIClaims(map[string]any{"realm_access": nested["realm_access"]}))))
 		if first.Limits.TryAcquire() != nil || second.Limits.TryAcquire() == nil {
 			t.Error("the holders of tokens of one rule do not share its limit")
 		}
@@ -479,7 +336,7 @@ func TestRulesOfTokens(t *testing.T) {
 		if next := authFor(t, nil, issuer).Renew(first); next == nil || next.Scopes("shop") != 0 {
 			t.Errorf("%+v", next)
 		}
-		strict := p.issuer(nil, func(cfg *identity.IssuerConfig) { cfg.Audiences = []string{"other"} })
+		strict := issuerOf(p, nil, func(cfg *identity.IssuerConfig) { cfg.Audiences = []string{"other"} })
 		if authFor(t, nil, strict).Renew(first) != nil || newAuth(t, identity.Config{}).Renew(first) != nil {
 			t.Error("the caller is still accepted")
 		}
@@ -489,9 +346,9 @@ func TestRulesOfTokens(t *testing.T) {
 // FuzzAuthorization checks that no header without a valid credential has a caller, and that no refusal
 // repeats a part of it.
 func FuzzAuthorization(f *testing.F) {
-	p := &provider{url: "https://login.example.com", keys: []*signingKey{ecKey(f, "1")}}
+	p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.ECKey(f, "1")}}
 	key, hash := identity.NewKey()
-	issuer := p.issuer(nil)
+	issuer := issuerOf(p, nil)
 	a, err := identity.New(identity.Config{
 		Apps: []string{"shop"}, Keys: []identity.Key{{Hash: hash, Apps: []string{"shop"}, Scopes: identity.Send}},
 		Issuers: []identity.IssuerRules{{Issuer: issuer, NameClaim: "sub", Rules: allowSend}},
@@ -501,7 +358,7 @@ func FuzzAuthorization(f *testing.F) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // nothing is fetched, and no request waits for it
-	token := p.keys[0].sign(f, p.claims(nil))
+	token := p.Keys[0].Sign(f, p.APIClaims(nil))
 	for _, seed := range []string{"Bearer " + key[:len(key)-1], "Bearer " + token, "bearer  " + token[:len(token)/2], "Basic Og==", "Bearer eyJ.e30.", "Bearer eyJhbGciOiJub25lIn0.e30.", "Bearer\t", " "} {
 		f.Add(seed)
 	}
@@ -521,11 +378,11 @@ func FuzzAuthorization(f *testing.F) {
 }
 
 func BenchmarkToken(b *testing.B) {
-	p := &provider{url: "https://login.example.com", keys: []*signingKey{rsaKey("r1")}}
-	issuer := p.issuer(nil)
+	p := &identitytest.Provider{URL: "https://login.example.com", Keys: []*identitytest.Key{identitytest.RSAKey("r1")}}
+	issuer := issuerOf(p, nil)
 	start(b, issuer)
 	a := authFor(b, allowSend, issuer)
-	r := request(p.keys[0].sign(b, p.claims(nil)))
+	r := request(p.Keys[0].Sign(b, p.APIClaims(nil)))
 	testwait.Until(b, func() bool { c, _ := a.Authenticate(r); return c != nil }, "the token is accepted")
 	b.ReportAllocs()
 	for b.Loop() {
