@@ -150,6 +150,9 @@ func kindOf(t reflect.Type) kind {
 		return kind{"URL", "an https URL with nothing after the port", "", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
 	case URL:
 		return kind{"URL", "an https URL without user or query", "", "string", `^https://[^?#@]+$`, "https://localhost:2197/token"}
+	case ConsoleURL:
+		return kind{"URL", "an https URL with the path /console/ and nothing after it, or such an http URL of this machine", "", "string",
+			`^https?://[^/?#@]+/console/$`, "https://push.example.com/console/"}
 	case TracesURL:
 		return kind{"URL", "a URL http://host:port or https://host:port, which may have a path for protocol http, without user and query (put credentials into headers_file)", "", "string",
 			`^https?://[^?#@]+$`, "http://127.0.0.1:4317"}

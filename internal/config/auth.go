@@ -61,8 +61,9 @@ type AuthCertificate struct {
 type OIDC struct {
 	// The issuer, exactly as the claim iss of its tokens contains it.
 	Issuer URL `name:"issuer" example:"https://login.example.com/realms/push" required:"true"`
-	// Values of which the claim aud of a token must contain one.
-	Audience []string `name:"audience" example:"sluice" required:"true"`
+	// Values of which the claim aud of a token must contain one. Required, except with sign_in: without
+	// it, the API accepts no tokens of the issuer.
+	Audience []string `name:"audience" example:"sluice"`
 	// Where the issuer publishes its keys. Empty asks its discovery document,
 	// ISSUER/.well-known/openid-configuration.
 	JWKSURL URL `name:"jwks_url" example:"https://login.example.com/keys"`
@@ -72,11 +73,27 @@ type OIDC struct {
 	ClockSkew time.Duration `name:"clock_skew" default:"30s" allowed:"0s..10m"`
 	// Claim that names the caller in logs.
 	NameClaim string `name:"name_claim" default:"sub" allowed:"/^.+$/the name of a claim"`
+	// Sign-in of people in the console.
+	SignIn *SignIn `name:"sign_in"`
 	// What the holders of tokens may do. The first rule that matches a token applies.
 	Rules []OIDCRule `name:"rules"`
 	// Root certificates of the issuer to trust instead of those of the system, in PEM.
 	CAFile File   `name:"ca_file" example:"login-ca.pem"`
 	Proxy  *Proxy `name:"proxy"`
+}
+
+// SignIn lets people sign in to the console at an issuer, with the authorization code flow and PKCE. It needs
+// console.url. The rules of the issuer decide what they may do, by the claims of the ID token.
+type SignIn struct {
+	// ID of the gateway as a client of the issuer. Register console.url followed by sign-in/callback as
+	// its redirect URL, and console.url followed by sign-in for sign-outs.
+	ClientID string `name:"client_id" example:"sluice-console" required:"true"`
+	// Secret of the client, mode 0600. Not set for a public client.
+	ClientSecretFile File `name:"client_secret_file" example:"sluice-console.secret"`
+	// Scopes to request, in addition to openid.
+	Scopes []string `name:"scopes" default:"profile,email"`
+	// Name of the issuer on the sign-in page. Empty means the host of its URL.
+	Name string `name:"name" example:"Example login"`
 }
 
 // OIDCRule says what the holders of some tokens of an issuer may do.
@@ -137,6 +154,14 @@ func (d *decoder) validateOIDC(cfg *Config) {
 		path := fmt.Sprintf("auth.oidc[%d]", i)
 		if slices.ContainsFunc(cfg.Auth.OIDC[:i], func(other OIDC) bool { return other.Issuer == o.Issuer && o.Issuer != "" }) {
 			d.fail(path+".issuer", "is that of another block: put the rules into one")
+		}
+		switch {
+		case len(o.Audience) == 0 && o.SignIn == nil:
+			d.fail(path+".audience", "required: the values of which the claim aud of a token must contain one")
+		case o.SignIn != nil && o.JWKSURL != "":
+			d.fail(path+".sign_in", "needs the discovery document of the issuer: leave jwks_url out")
+		case o.SignIn != nil && cfg.Console.URL == "":
+			d.fail("console.url", "required by %s.sign_in: the URL of the console in browsers, such as https://push.example.com/console/", path)
 		}
 		if len(o.Algorithms) == 0 {
 			d.fail(path+".algorithms", "must hold one at least")

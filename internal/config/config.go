@@ -75,12 +75,16 @@ type Admin struct {
 }
 
 // Console configures the web console at /console/ of the admin listener. It shows the live traffic,
-// finds notifications, and sends tests. Everyone signs in with an API key, and sees what that key may
-// see.
+// finds notifications, and sends tests. Everyone signs in with an API key, or at an OpenID Connect
+// provider (auth.oidc), and sees what that key or the rules of the provider allow.
 type Console struct {
 	// Turn the console off.
 	Off bool `name:"off" default:"false"`
-	// How long a sign-in lasts. It also ends when the key is removed or the gateway restarts.
+	// URL of the console in browsers, which ends in /console/. Only a sign-in at an OpenID Connect
+	// provider needs it (auth.oidc[].sign_in).
+	URL ConsoleURL `name:"url" example:"https://push.example.com/console/"`
+	// How long a sign-in lasts. One with a key also ends when the key is removed or the gateway
+	// restarts, and one at an OpenID Connect provider when the ID token expires.
 	SessionLifetime time.Duration `name:"session_lifetime" default:"12h" allowed:"1m..168h"`
 }
 

@@ -39,7 +39,10 @@ func TestExamplesInReferenceAreValid(t *testing.T) {
 		if value == "" {
 			t.Errorf("%s has no example", variable)
 		}
-		queue := "dir: queue"
+		queue, signIn := "dir: queue", ""
+		if strings.Contains(variable, "_SIGN_IN_") {
+			signIn = ", sign_in: {client_id: sluice}"
+		}
 		if strings.HasPrefix(variable, "SLUICE_QUEUE_NATS") {
 			queue = `nats: {url: "nats://nats.internal", cert_file: a.pem, key_file: a.key}`
 		}
@@ -54,7 +57,8 @@ tls: {cert_file: a.pem, key_file: a.key, client_ca_file: ca.pem}
 auth:
   keys: [{name: ops, hash: "`+strings.Replace(hash, "sha256:9", "sha256:1", 1)+`", apps: ["*"]}]
   certificates: [{name: orders, apps: [shop]}]
-  oidc: [{issuer: "https://login.example.com", audience: [sluice], rules: [{claim: groups, value: ops, apps: [shop], scopes_claim: scope}]}]
+  oidc: [{issuer: "https://login.example.com", audience: [sluice], rules: [{claim: groups, value: ops, apps: [shop], scopes_claim: scope}]`+signIn+`}]
+console: {url: "https://push.example.com/console/"}
 proxy: {url: "https://proxy.internal:3128"}
 tracing: {endpoint: "https://collector:4317", cert_file: a.pem, key_file: a.key}
 queue: {`+queue+`}

@@ -151,6 +151,28 @@ func (u *URL) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// ConsoleURL is the URL of the console in browsers.
+type ConsoleURL string
+
+// UnmarshalText parses an https URL with the path /console/, or an http URL of this machine.
+func (u *ConsoleURL) UnmarshalText(text []byte) error {
+	v, err := url.Parse(string(text))
+	if err != nil {
+		return errUnparsable
+	}
+	if address, err := netip.ParseAddr(v.Hostname()); v.Scheme == "http" && (v.Hostname() == "localhost" || err == nil && address.IsLoopback()) {
+		v.Scheme = "https"
+	}
+	if v.Path != "/console/" || v.RawPath != "" {
+		return errUnparsable
+	}
+	if _, err := httpsURL(v.String()); err != nil || strings.ContainsAny(string(text), "?#") {
+		return errUnparsable
+	}
+	*u = ConsoleURL(text)
+	return nil
+}
+
 // TracesURL is the URL of a receiver of traces.
 type TracesURL string
 
