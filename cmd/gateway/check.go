@@ -33,7 +33,7 @@ func (checkCmd) Help() string {
 
 Parses the configuration, reads its key files, briefly listens on its addresses, verifies that the queue and the history can be written (in a NATS cluster by creating and deleting a stream of the same size), that timeouts fit into each other, gets a token for each credential and connects to each proxy and provider. Sends no notification. Exits with 0 if all checks pass, with 2 if the configuration is invalid, and with 1 if another check fails.
 
-With --deep, asks APNs to deliver to a device token that no device can have, asks FCM to validate a message, compares the keys of Web Push, connects to the push services of browsers and to webhooks, and compares the clock. Names the key to change and the fix for each mistake that the responses show, such as a swapped key_id and team_id, a topic of another team, the wrong environment, a revoked key or a missing permission. Apple allows one new token of a key in 20 minutes: run it less often than that.`
+With --deep, asks APNs to deliver to a device token that no device can have, asks FCM to validate a message, compares the keys of Web Push, connects to the push services of browsers and to webhooks, asks OpenID Connect providers whether they accept the console as a client, and compares the clock. Names the key to change and the fix for each mistake that the responses show, such as a swapped key_id and team_id, a topic of another team, the wrong environment, a revoked key or a missing permission. Apple allows one new token of a key in 20 minutes: run it less often than that.`
 }
 
 // checkParallel is how many apps are checked at the same time.

@@ -8,6 +8,7 @@ package console
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/sluice-push/sluice/docs"
 	"github.com/sluice-push/sluice/internal/docsite"
@@ -42,13 +45,18 @@ type Config struct {
 	Platforms func(app string) []push.Platform
 	// Lifetime returns how long a sign-in lasts.
 	Lifetime func() time.Duration
+	// URL returns the URL of the console in browsers, which ends in Path. It is empty without a sign-in at
+	// an issuer.
+	URL func() string
+	// Address returns the IP address of who makes a request.
+	Address func(r *http.Request) string
 	// History is nil in a gateway without one.
 	History History
 	// Dev is set for the console of gateway dev.
 	Dev *Dev
-	// SignedIn is called for each sign-in with its result: ok, or the reason of the refusal, with which
-	// there is no caller. It must return quickly; nil disables it.
-	SignedIn func(caller *identity.Caller, address, result string)
+	// Audit is called for each action console.sign_in and console.sign_out with its result: ok, or the
+	// reason of the refusal, with which there is no caller. It must return quickly; nil disables it.
+	Audit func(action string, caller *identity.Caller, address, result string)
 	// Logger gets sign-ins and panics. nil discards them.
 	Logger *slog.Logger
 }
@@ -73,18 +81,23 @@ type Console struct {
 	handler  http.Handler
 	log      *slog.Logger
 	sessions sessions
-	attempts attempts
-	live     liveState
-	streams  streamLimit
+	// signedOut are the SHA-256 of ID tokens whose holders have signed out here.
+	signedOut *lru.Cache[[sha256.Size]byte, struct{}]
+	attempts  attempts
+	live      liveState
+	streams   streamLimit
 }
 
 // New returns a console. It starts nothing.
 func New(cfg Config) *Console {
 	c := &Console{cfg: cfg, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))}
+	c.signedOut, _ = lru.New[[sha256.Size]byte, struct{}](maxSessions) // fails only without a size
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+Path+"assets/", serveAsset)
 	mux.HandleFunc("GET "+Path+"sign-in", c.showSignIn)
 	mux.HandleFunc("POST "+Path+"sign-in", c.signIn)
+	mux.HandleFunc("GET "+Path+startPath, c.startSignIn)
+	mux.HandleFunc("GET "+Path+CallbackPath, c.finishSignIn)
 	mux.HandleFunc("POST "+Path+"sign-out", c.signOut)
 	page := func(pattern string, h func(http.ResponseWriter, *http.Request, *viewer)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -152,14 +165,17 @@ func (v *viewer) may(scopes identity.Scopes, app string) bool { return v.Scopes(
 // current returns the viewer of a session, with the permissions that the current configuration grants.
 // It returns nil if the session or its credential is not valid any more.
 func (c *Console) current(r *http.Request) *viewer {
-	s, ok := c.sessions.get(r)
-	if !ok {
-		return nil
+	if s, ok := c.sessions.get(r); ok {
+		if caller := c.cfg.Authenticator().Renew(s.caller); caller != nil && !caller.Expired() {
+			return &viewer{caller}
+		}
+		c.sessions.end(r)
 	}
-	if caller := c.cfg.Authenticator().Renew(s.caller); caller != nil && !caller.Expired() {
-		return &viewer{caller}
+	if token := tokenOf(r); token != "" && !c.signedOut.Contains(sha256.Sum256([]byte(token))) {
+		if caller, _, refusal := c.cfg.Authenticator().SignedIn(r.Context(), token, c.cfg.Lifetime()); refusal == nil {
+			return &viewer{caller}
+		}
 	}
-	c.sessions.end(r)
 	return nil
 }
 

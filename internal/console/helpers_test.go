@@ -67,7 +67,7 @@ func newTestConsole(t *testing.T, change ...func(*console.Config)) *testConsole 
 		API:        http.HandlerFunc(ts.serveAPI),
 		WithCaller: func(r *http.Request, _ *identity.Caller) *http.Request { return r }, Authenticator: ts.authenticator,
 		Snapshot: ts.snapshot, Translate: translate, Platforms: func(string) []push.Platform { return []push.Platform{push.APNs, push.WebPush} },
-		Lifetime: func() time.Duration { return time.Hour }, History: fakeHistory{},
+		Lifetime: func() time.Duration { return time.Hour }, History: fakeHistory{}, Address: func(r *http.Request) string { return r.RemoteAddr },
 	}
 	for _, f := range change {
 		f(&cfg)

@@ -6,8 +6,9 @@ import (
 	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
-	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -114,29 +115,47 @@ func (a *attempts) limiter(address string) *rate.Limiter {
 
 // signInData is the data of the sign-in page.
 type signInData struct {
-	Error string
-	Dev   bool // a button signs in without a key
+	Error   string
+	Issuers []issuerLink
+	Dev     bool // a button signs in without a key
 }
+
+// issuerLink leads to a sign-in at an issuer.
+type issuerLink struct{ Name, URL string }
 
 func (c *Console) showSignIn(w http.ResponseWriter, r *http.Request) {
 	if c.current(r) != nil {
 		http.Redirect(w, r, Path, http.StatusSeeOther)
 		return
 	}
-	c.renderSignIn(w, r, http.StatusOK, "")
+	c.renderSignIn(w, r, http.StatusOK, refusalTexts[r.URL.Query().Get("error")])
 }
 
 func (c *Console) renderSignIn(w http.ResponseWriter, r *http.Request, status int, text string) {
-	c.render(w, r, status, "sign-in", &pageData{Title: "Sign in", Data: signInData{Error: text, Dev: c.cfg.Dev != nil && isLoopback(r.Host)}})
+	data := signInData{Error: text, Dev: c.cfg.Dev != nil && isLoopback(r.Host)}
+	for _, s := range c.cfg.Authenticator().SignIns() {
+		data.Issuers = append(data.Issuers, issuerLink{s.Name(), c.cfg.URL() + startPath + "?issuer=" + url.QueryEscape(s.Issuer())})
+	}
+	c.render(w, r, status, "sign-in", &pageData{Title: "Sign in", Data: data})
+}
+
+// allow reports whether an address may try to sign in. If not, it responds. The caller uses the limiter
+// for each failure.
+func (c *Console) allow(w http.ResponseWriter, r *http.Request, address string) (limiter *rate.Limiter, ok bool) {
+	limiter = c.attempts.limiter(address)
+	if limiter.Tokens() >= 1 {
+		return limiter, true
+	}
+	w.Header().Set("Retry-After", "6")
+	c.renderSignIn(w, r, http.StatusTooManyRequests, "Too many failed attempts from your address. Try again in a few seconds.")
+	return nil, false
 }
 
 // signIn handles the form of the sign-in page. Cross-origin requests do not get here.
 func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
-	address := remoteAddress(r)
-	limiter := c.attempts.limiter(address)
-	if limiter.Tokens() < 1 {
-		w.Header().Set("Retry-After", "6")
-		c.renderSignIn(w, r, http.StatusTooManyRequests, "Too many failed attempts from your address. Try again in a few seconds.")
+	address := c.cfg.Address(r)
+	limiter, ok := c.allow(w, r, address)
+	if !ok {
 		return
 	}
 	key := strings.TrimSpace(r.PostFormValue("key"))
@@ -145,34 +164,61 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	}
 	caller, refusal := c.authenticate(r, key)
 	if refusal != nil {
-		limiter.Allow()
-		c.log.Warn("console sign-in failed", "address", address, "reason", refusal.Reason)
-		c.signedIn(nil, address, refusal.Reason)
+		c.refused(limiter, address, refusal)
 		c.renderSignIn(w, r, http.StatusUnauthorized, cmp.Or(refusalTexts[refusal.Reason], "This key or token is not valid."))
 		return
 	}
-	c.sessions.end(r)
+	c.endSession(w, r, cookieName)
 	lifetime := c.cfg.Lifetime()
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: c.sessions.start(caller, lifetime), Path: Path, MaxAge: int(lifetime.Seconds()),
 		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: isHTTPS(r),
 	})
-	c.log.Info("console sign-in", "key", caller.Name, "address", address)
-	c.signedIn(caller, address, "ok")
+	c.signedIn(w, r, caller, address)
+}
+
+// signedIn records a sign-in, and responds with a redirect to the first page.
+func (c *Console) signedIn(w http.ResponseWriter, r *http.Request, caller *identity.Caller, address string) {
+	c.log.Info("console sign-in", "caller", caller.Name, "kind", caller.Kind, "address", address)
+	c.audit("console.sign_in", caller, address, "ok")
 	http.Redirect(w, r, Path, http.StatusSeeOther)
 }
 
-// signedIn reports the result of a sign-in. caller is nil if it has failed.
-func (c *Console) signedIn(caller *identity.Caller, address, result string) {
-	if c.cfg.SignedIn != nil {
-		c.cfg.SignedIn(caller, address, result)
+// refused records a failed sign-in.
+func (c *Console) refused(limiter *rate.Limiter, address string, refusal *identity.Refusal) {
+	limiter.Allow()
+	c.log.Warn("console sign-in failed", "address", address, "reason", refusal.Reason, "detail", refusal.Detail)
+	c.audit("console.sign_in", nil, address, refusal.Reason)
+}
+
+func (c *Console) audit(action string, caller *identity.Caller, address, result string) {
+	if c.cfg.Audit != nil {
+		c.cfg.Audit(action, caller, address, result)
 	}
 }
 
-// refusalTexts say why nobody has signed in, by the reason of the refusal.
+// refusalTexts say why nobody has signed in and what to do, by the reason of the refusal.
 var refusalTexts = map[string]string{
 	"expired_key": "This key has expired.", "early_key": "This key is not valid yet.", "unknown_key": "This key is not in the configuration of the gateway.",
+	"access_denied":       "The identity provider did not sign you in. If you did not cancel, ask its administrator for access to this application.",
+	"expired_sign_in":     "This sign-in took too long, was already used, or was started in another tab. Sign in again. If this repeats, allow cookies for this site.",
+	"issuer_unavailable":  "The identity provider does not respond. Try again in a moment, or use an API key.",
+	"client_refused":      "The identity provider does not accept this gateway. An operator finds the cause with gateway check --deep.",
+	"provider_error":      "The identity provider reports an error. Sign in again. If this repeats, the log of the gateway has the error.",
+	"expired_token":       "The identity provider has sent a token that has already expired. An operator has to compare the clocks of the gateway and the provider.",
+	"early_token":         "The identity provider has sent a token that is not valid yet. An operator has to compare the clocks of the gateway and the provider.",
+	"unnamed_token":       "The identity provider does not say who you are: the claim that name_claim names is missing in the ID token. An operator has to change name_claim or scopes in auth.oidc, or add the claim at the provider.",
+	"no_access":           "You have signed in, but you have no access to this console. Ask an operator: the rules in auth.oidc decide by the claims of your ID token, and the log of the gateway lists the claims that it has.",
+	"large_token":         "Your ID token is too large for cookies. An operator has to reduce its claims at the identity provider, for example to the groups of this application.",
+	"wrong_issuer":        "The response comes from another identity provider than the one you chose. Sign in again.",
+	"wrong_audience":      "The identity provider has sent a token for another application. An operator has to correct client_id in auth.oidc.",
+	"unknown_issuer":      "The configuration of the gateway has changed. Sign in again.",
+	"invalid_token":       unverifiable,
+	"bad_signature":       unverifiable,
+	"unknown_signing_key": unverifiable,
 }
+
+const unverifiable = "The gateway cannot verify the token of the identity provider. The log of the gateway has the reason; auth.oidc lists the allowed algorithms."
 
 // authenticate returns the holder of a key or token, as if a call of the API had it.
 func (c *Console) authenticate(r *http.Request, credential string) (*identity.Caller, *identity.Refusal) {
@@ -182,22 +228,48 @@ func (c *Console) authenticate(r *http.Request, credential string) (*identity.Ca
 }
 
 func (c *Console) signOut(w http.ResponseWriter, r *http.Request) {
+	if v := c.current(r); v != nil {
+		address := c.cfg.Address(r)
+		c.log.Info("console sign-out", "caller", v.Name, "kind", v.Kind, "address", address)
+		c.audit("console.sign_out", v.Caller, address, "ok")
+	}
+	address := ""
+	if s := c.cfg.Authenticator().SignInFor(tokenOf(r)); s != nil {
+		address = s.SignOutURL()
+	}
+	c.endSession(w, r)
+	if address != "" {
+		// A redirect of this form to another site would break the Content-Security-Policy.
+		c.render(w, r, http.StatusOK, "signing-out", &pageData{Title: "Signing out", Data: address})
+		return
+	}
+	http.Redirect(w, r, Path+SignInPath, http.StatusSeeOther)
+}
+
+// endSession ends the session of a request, whatever its kind, and removes its cookies except for those that
+// the response replaces.
+func (c *Console) endSession(w http.ResponseWriter, r *http.Request, replaced ...string) {
 	c.sessions.end(r)
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: Path, MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: isHTTPS(r)})
-	http.Redirect(w, r, Path+"sign-in", http.StatusSeeOther)
+	if token := tokenOf(r); token != "" {
+		c.signedOut.Add(sha256.Sum256([]byte(token)), struct{}{})
+	}
+	for _, cookie := range r.Cookies() {
+		if (cookie.Name == cookieName || strings.HasPrefix(cookie.Name, tokenCookie)) && !slices.Contains(replaced, cookie.Name) {
+			http.SetCookie(w, &http.Cookie{Name: cookie.Name, Path: Path, MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: isHTTPS(r)})
+		}
+	}
+}
+
+// sessionOf identifies the session of a request that has one.
+func sessionOf(r *http.Request) string {
+	if cookie, err := r.Cookie(cookieName); err == nil {
+		return cookie.Value
+	}
+	return tokenOf(r)
 }
 
 // isHTTPS reports whether the browser uses TLS, also if a proxy ends it. A client that sets the header
 // without TLS only loses its own cookie.
 func isHTTPS(r *http.Request) bool {
 	return r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
-}
-
-// remoteAddress returns the address of the peer.
-func remoteAddress(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }

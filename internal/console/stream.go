@@ -62,13 +62,13 @@ type point struct {
 // streamLive sends the live view as server-sent events (WHATWG HTML §9.2), once a second: the event
 // view is HTML, and the event point a point of the plots. It ends with the session.
 func (c *Console) streamLive(w http.ResponseWriter, r *http.Request, v *viewer) {
-	cookie, err := r.Cookie(cookieName)
-	if err != nil || !c.streams.open(cookie.Value) {
+	session := sessionOf(r)
+	if !c.streams.open(session) {
 		w.Header().Set("Retry-After", "10")
 		http.Error(w, "too many open pages; close some", http.StatusServiceUnavailable)
 		return
 	}
-	defer c.streams.close(cookie.Value)
+	defer c.streams.close(session)
 	w.Header().Set("Content-Type", "text/event-stream")
 	if r.Method == http.MethodHead { // asks only whether a stream is possible; the connection is used again
 		return

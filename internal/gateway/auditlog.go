@@ -33,10 +33,10 @@ func resultOf(err error) string {
 	return "ok"
 }
 
-// auditSignIn records a sign-in to the console. What is done there are calls of the API, which records
-// them.
-func (g *Gateway) auditSignIn(caller *identity.Caller, address, result string) {
-	r := auditlog.Record{Action: "console.sign_in", Result: result, Address: address}
+// auditSession records a sign-in to the console or a sign-out. What is done there are calls of the API, which
+// records them.
+func (g *Gateway) auditSession(action string, caller *identity.Caller, address, result string) {
+	r := auditlog.Record{Action: action, Result: result, Address: address}
 	if caller != nil {
 		r.Caller, r.Kind = caller.Name, string(caller.Kind)
 	}

@@ -57,6 +57,7 @@ func (g *Gateway) Checks() []Check {
 	for _, o := range snap.originRouters {
 		checks = append(checks, o.checks()...)
 	}
+	checks = append(checks, signInChecks(snap, false)...)
 	return withApps(snap.cfg, checks)
 }
 
@@ -283,6 +284,9 @@ func fileRefs(cfg *config.Config) (refs []fileRef) {
 	}
 	for i, o := range cfg.Auth.OIDC {
 		add(fmt.Sprintf("auth.oidc[%d].ca_file", i), o.CAFile, false)
+		if o.SignIn != nil {
+			add(fmt.Sprintf("auth.oidc[%d].sign_in.client_secret_file", i), o.SignIn.ClientSecretFile, true)
+		}
 	}
 	add("queue.nats.credentials_file", cfg.Queue.NATS.CredentialsFile, true)
 	add("queue.nats.nkey_file", cfg.Queue.NATS.NKeyFile, true)

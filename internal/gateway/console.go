@@ -26,7 +26,11 @@ func (g *Gateway) newConsole() http.Handler {
 		Authenticator: func() *identity.Authenticator { return g.current.Load().auth },
 		Snapshot:      g.consoleSnapshot, Translate: g.consoleRequest, Platforms: g.platforms,
 		Lifetime: func() time.Duration { return g.current.Load().cfg.Console.SessionLifetime },
-		Dev:      g.dev, Logger: g.log, SignedIn: g.auditSignIn,
+		URL:      func() string { return string(g.current.Load().cfg.Console.URL) },
+		Address: func(r *http.Request) string {
+			return api.CallerAddress(r, prefixes(g.current.Load().cfg.TrustedProxies))
+		},
+		Dev: g.dev, Logger: g.log, Audit: g.auditSession,
 	}
 	if g.storage != nil {
 		cfg.History = g.storage

@@ -35,6 +35,7 @@ func (g *Gateway) DeepChecks() []Check {
 		checks = append(checks, o.deepChecks(snap.cfg)...)
 	}
 	checks = append(checks, webhookChecks(snap)...)
+	checks = append(checks, signInChecks(snap, true)...)
 	if sources := clockSources(snap); len(sources) > 0 {
 		checks = append(checks, Check{Key: "clock", Verify: func(ctx context.Context) (string, error) { return verifyClock(ctx, sources) }})
 	}

@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,14 +13,15 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/console"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // newAuthenticator returns what identifies the callers of a configuration. The limits of callers continue
-// with those of previous, which may be nil. issuers are those of auth.oidc.
-func newAuthenticator(cfg *config.Config, issuers []*tokenIssuer, previous *identity.Authenticator) (*identity.Authenticator, error) {
+// with those of previous, which may be nil. issuers and signIns are those of auth.oidc.
+func newAuthenticator(cfg *config.Config, issuers []*tokenIssuer, signIns []*identity.SignIn, previous *identity.Authenticator) (*identity.Authenticator, error) {
 	apps := slices.Sorted(maps.Keys(cfg.Apps))
 	c := identity.Config{Apps: apps, Previous: previous}
 	for _, app := range apps {
@@ -42,7 +44,7 @@ func newAuthenticator(cfg *config.Config, issuers []*tokenIssuer, previous *iden
 		})
 	}
 	for i, o := range cfg.Auth.OIDC {
-		rules := identity.IssuerRules{Issuer: issuers[i].Issuer, NameClaim: o.NameClaim}
+		rules := identity.IssuerRules{Issuer: issuers[i].Issuer, NameClaim: o.NameClaim, SignIn: signIns[i]}
 		for _, r := range o.Rules {
 			rules.Rules = append(rules.Rules, identity.TokenRule{
 				Claim: r.Claim, Value: r.Value, Apps: expandApps(r.Apps, apps), AppsClaim: r.AppsClaim, Scopes: scopes(r.Scopes),
@@ -71,16 +73,41 @@ type tokenIssuer struct {
 // end ends the background work.
 func (i *tokenIssuer) end() { i.cancel() }
 
-// tokenIssuers returns the issuers of a configuration.
-func (g *Gateway) tokenIssuers(cfg *config.Config, f *files) (issuers []*tokenIssuer, err error) {
+// tokenIssuers returns the issuers of a configuration, and how people sign in at each, nil if they do not.
+func (g *Gateway) tokenIssuers(cfg *config.Config, f *files) (issuers []*tokenIssuer, signIns []*identity.SignIn, err error) {
 	for n, o := range cfg.Auth.OIDC {
-		issuer, err := g.tokenIssuer(fmt.Sprintf("auth.oidc[%d]", n), &o, f)
+		path := fmt.Sprintf("auth.oidc[%d]", n)
+		issuer, err := g.tokenIssuer(path, &o, f)
+		if err != nil {
+			return nil, nil, err
+		}
+		signIn, err := newSignIn(path+".sign_in", issuer, string(cfg.Console.URL), o.SignIn)
+		if err != nil {
+			return nil, nil, err
+		}
+		issuers, signIns = append(issuers, issuer), append(signIns, signIn)
+	}
+	return issuers, signIns, nil
+}
+
+// newSignIn returns how people sign in at an issuer, or nil without a block.
+func newSignIn(path string, issuer *tokenIssuer, consoleURL string, block *config.SignIn) (*identity.SignIn, error) {
+	if block == nil {
+		return nil, nil
+	}
+	cfg := identity.SignInConfig{
+		Name: block.Name, ClientID: block.ClientID, Scopes: block.Scopes, RedirectURL: consoleURL + console.CallbackPath, SignedOutURL: consoleURL + console.SignInPath,
+	}
+	if block.ClientSecretFile != "" {
+		text, err := readFile(path, "client_secret_file", block.ClientSecretFile)
 		if err != nil {
 			return nil, err
 		}
-		issuers = append(issuers, issuer)
+		if cfg.ClientSecret = strings.TrimSpace(string(text)); cfg.ClientSecret == "" {
+			return nil, keyError(path, "client_secret_file", fmt.Errorf("%q is empty: it must contain the secret of the client", string(block.ClientSecretFile)))
+		}
 	}
-	return issuers, nil
+	return identity.NewSignIn(issuer.Issuer, cfg), nil
 }
 
 func (g *Gateway) tokenIssuer(path string, o *config.OIDC, f *files) (*tokenIssuer, error) {
@@ -117,12 +144,44 @@ func issuerChecks(snap *snapshot) (checks []Check) {
 		checks = append(checks, Check{Key: key, Verify: func(ctx context.Context) (string, error) {
 			keys, err := issuer.Verify(ctx)
 			if err != nil {
-				return "", fmt.Errorf("the keys of the issuer cannot be fetched: %w", err)
+				return "", issuerProblem(key, fmt.Errorf("the keys of the issuer cannot be fetched: %w", err))
 			}
 			return fmt.Sprintf("%s publishes %d keys", snap.cfg.Auth.OIDC[n].Issuer, keys), nil
 		}})
 	}
 	return checks
+}
+
+// signInChecks returns a check for each issuer at which people sign in. Deep ones ask the issuer about the
+// client.
+func signInChecks(snap *snapshot, deep bool) (checks []Check) {
+	for n, signIn := range snap.signIns {
+		if signIn == nil {
+			continue
+		}
+		key := fmt.Sprintf("auth.oidc[%d]", n)
+		checks = append(checks, Check{Key: key + ".sign_in", Verify: func(ctx context.Context) (found string, err error) {
+			if deep {
+				found, err = signIn.CheckClient(ctx)
+			} else {
+				found, err = "people sign in at "+signIn.Issuer()+"; its redirect URL is "+string(snap.cfg.Console.URL)+console.CallbackPath, signIn.Check(ctx)
+			}
+			if err != nil {
+				return "", issuerProblem(key, err)
+			}
+			return found, nil
+		}})
+	}
+	return checks
+}
+
+// issuerProblem returns a *Problem for a mistake in the block of an issuer that a check has recognized, or
+// else err.
+func issuerProblem(key string, err error) error {
+	if mistake, ok := errors.AsType[*identity.CheckError](err); ok {
+		return &Problem{key + "." + mistake.Key, mistake.Seen, mistake.Fix}
+	}
+	return err
 }
 
 // issuerStatuses returns the state of the issuers of tokens, for the metrics.

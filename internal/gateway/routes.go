@@ -70,11 +70,11 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 			b.errs = append(b.errs, err)
 		}
 	}
-	if next.issuers, err = g.tokenIssuers(cfg, contents); err != nil {
+	if next.issuers, next.signIns, err = g.tokenIssuers(cfg, contents); err != nil {
 		return nil, errors.Join(append(b.errs, err)...)
 	}
 	contents.release()
-	if next.auth, err = newAuthenticator(cfg, next.issuers, previous.auth); err != nil {
+	if next.auth, err = newAuthenticator(cfg, next.issuers, next.signIns, previous.auth); err != nil {
 		return nil, errors.Join(append(b.errs, fmt.Errorf("config: %w", err))...)
 	}
 	if next.api, err = g.newAPI(cfg, next.auth); err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/identity/identitytest"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/tracing/tracingtest"
 	"github.com/sluice-push/sluice/mockprovider"
@@ -103,9 +104,11 @@ func TestNoSecretLeaks(t *testing.T) {
 	d.addEnvSecrets(t, s)
 	sts := httptest.NewTLSServer(s.tokenServer(t))
 	defer sts.Close()
-	issuer := newTokenIssuer(t)
+	issuer := identitytest.Start(t)
+	d.secrets["the secret of the console as a client"] = "canary-secret"
+	auth := signInBlock(t, issuer, "https://push.example.com/console/", "claim: groups, value: push, apps: [shop], scopes: [read]", "apps: [shop], scopes: [send]", "name_claim: email", "audience: [sluice]")
 	traces := tracingtest.Start(t, false)
-	g, err := gateway.New(parse(t, issuer.authBlock(t, "{apps: [shop], scopes: [send]}")+s.fullConfig(t, d, sts)+tracingBlock(traces, "")), d.logger())
+	g, err := gateway.New(parse(t, auth+s.fullConfig(t, d, sts)+tracingBlock(traces, "")), d.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +136,7 @@ func TestNoSecretLeaks(t *testing.T) {
 	for name, claims := range map[string]map[string]any{
 		"a token": nil, "an expired token": {"exp": 1}, "a token for another audience": {"aud": "x"}, "a token of another issuer": {"iss": "https://x.example.com"},
 	} {
-		token := issuer.token(t, claims)
+		token := tokenOf(t, issuer, claims)
 		d.secrets[name], d.secrets["the signature of "+name] = token, token[strings.LastIndexByte(token, '.')+1:]
 		d.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", token, fcmNotification)
 		d.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", token[:len(token)-1], fcmNotification)

@@ -31,7 +31,8 @@ type snapshot struct {
 	google        map[string]*fcmApp     // by app
 	webhooks      map[string]*appWebhook // by name
 	auth          *identity.Authenticator
-	issuers       []*tokenIssuer // of auth.oidc
+	issuers       []*tokenIssuer     // of auth.oidc
+	signIns       []*identity.SignIn // of auth.oidc; nil for an issuer without
 	api           *api.Handler
 	traceExport   *traceExport   // nil if tracing is off
 	tls           [2]*tls.Config // of the API and the admin listener; nil for plain HTTP

@@ -50,29 +50,41 @@ type browser struct {
 	allowed string   // part of an error that is expected
 }
 
-// startDev builds and starts gateway dev and returns its ready file.
-func startDev(t *testing.T) (adminURL string) {
+// buildGateway builds the gateway in a folder.
+func buildGateway(t *testing.T, dir string) (program string) {
 	t.Helper()
-	dir := t.TempDir()
-	program := filepath.Join(dir, "gateway")
+	program = filepath.Join(dir, "gateway")
 	build := exec.Command("go", "build", "-o", program, "./cmd/gateway")
 	build.Dir = "../../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	file := filepath.Join(dir, "ready.json")
-	dev := exec.Command(program, "dev", "--listen", "127.0.0.1:0", "--ready-file", file)
-	dev.Stderr = os.Stderr
-	dev.Env = append(os.Environ(), "TMPDIR="+dir)
-	if err := dev.Start(); err != nil {
+	return program
+}
+
+// run runs the gateway in a folder until the end of the test.
+func run(t *testing.T, dir, program string, args ...string) {
+	t.Helper()
+	gateway := exec.Command(program, args...)
+	gateway.Dir, gateway.Stderr = dir, os.Stderr
+	gateway.Env = append(os.Environ(), "TMPDIR="+dir)
+	if err := gateway.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = dev.Process.Signal(syscall.SIGTERM)
-		if err := dev.Wait(); err != nil {
-			t.Errorf("gateway dev: %v", err)
+		_ = gateway.Process.Signal(syscall.SIGTERM)
+		if err := gateway.Wait(); err != nil {
+			t.Errorf("gateway %s: %v", args[0], err)
 		}
 	})
+}
+
+// startDev builds and starts gateway dev and returns the URL of its admin listener.
+func startDev(t *testing.T) (adminURL string) {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ready.json")
+	run(t, dir, buildGateway(t, dir), "dev", "--listen", "127.0.0.1:0", "--ready-file", file)
 	var ready struct {
 		AdminURL string `json:"admin_url"`
 	}
@@ -84,7 +96,7 @@ func startDev(t *testing.T) (adminURL string) {
 }
 
 // newBrowser starts Chromium with an empty profile.
-func newBrowser(t *testing.T, base string) *browser {
+func newBrowser(t *testing.T, base string, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	testtool.Require(t, "chromium")
 	parsed, err := url.Parse(base)
@@ -101,7 +113,7 @@ func newBrowser(t *testing.T, base string) *browser {
 		chromedp.ExecPath("chromium"), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("hide-scrollbars", true),
 	)
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(options, more...)...)
 	t.Cleanup(cancel)
 	b.ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
