@@ -146,7 +146,7 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		"gateway s":             "schema\nsend\nserve\nstatus\n",
+		"gateway s":             "schema\nsearch\nsend\nserve\nstats\nstatus\n",
 		"gateway bench --api ":  "gorush\npushsphere\nsluice\n",
 		"gateway bench --warm-": "--warm-up\n",
 	} {

@@ -37,6 +37,9 @@ type cli struct {
 	Init       initCmd       `cmd:"" help:"Write a configuration for production, an API key, and a unit for systemd or values for Helm."`
 	Check      checkCmd      `cmd:"" help:"Check a configuration and the connections to its providers."`
 	Audit      auditCmd      `cmd:"" help:"Verify that every queued notification has ended once or is still waiting."`
+	Auditlog   auditlogCmd   `cmd:"" help:"Print who did what: the audit log of a running gateway."`
+	Search     searchCmd     `cmd:"" help:"Find notifications by tag, status, platform and time, or one by its ID."`
+	Stats      statsCmd      `cmd:"" help:"Count the notifications that have ended, by status, reason and platform."`
 	Status     statusCmd     `cmd:"" help:"Print the state of a running gateway."`
 	Top        topCmd        `cmd:"" help:"Show the state of a running gateway in a terminal, refreshed every second."`
 	Send       sendCmd       `cmd:"" help:"Send one notification through a gateway, or a file of notifications."`
