@@ -48,7 +48,7 @@ func (r Rate) Allowed(elapsed time.Duration) int64 {
 }
 
 // At returns when the nth notification, counted from 0, may be sent: the shortest time for which
-// Allowed returns more than n.
+// Allowed returns more than n, or the longest duration if that is more than a century.
 func (r Rate) At(n int64) time.Duration {
 	if r.PerMinute == 0 || n <= 0 {
 		return 0
@@ -58,6 +58,9 @@ func (r Rate) At(n int64) time.Duration {
 		t += ramp / 2
 	} else {
 		t = math.Sqrt(2 * ramp * t)
+	}
+	if t > math.MaxInt64/2 {
+		return math.MaxInt64 // more than a century
 	}
 	at := time.Duration(t)
 	for r.Allowed(at) > n { // rounding

@@ -75,6 +75,14 @@ func TestAtIsInverseOfAllowed(t *testing.T) {
 	})
 }
 
+func TestDistantTimeIsTheLongestDuration(t *testing.T) {
+	for _, n := range []int64{1 << 32, math.MaxInt64} {
+		if at := rate(1, time.Hour).At(n); at != math.MaxInt64 {
+			t.Errorf("At(%d) is %s", n, at)
+		}
+	}
+}
+
 func TestInvalidRateNamesField(t *testing.T) {
 	for want, r := range map[string]audience.Rate{
 		"per_minute: must be a whole number from 1 to 100,000,000, or absent": rate(-1, 0),
