@@ -19,6 +19,9 @@ type Call struct {
 	// QueuedSince is since when the queue has held the notification: since it was due, or since the last
 	// attempt. It is zero for a call that does not come from the queue.
 	QueuedSince time.Time
+	// MayHaveArrived is set if the result of an earlier attempt, from before the queue rescheduled the
+	// notification, is unknown.
+	MayHaveArrived bool
 	// Content, if not nil, is the notification that came with several targets. Calls with the same
 	// Content differ only in their IDs and targets.
 	Content *Notification

@@ -21,6 +21,7 @@ type receiptJSON struct {
 	RetryAfter  float64       `json:"retry_after"`
 	ForgetToken bool          `json:"forget_token"`
 	DeadSince   time.Time     `json:"dead_since"`
+	Replaced    *Target       `json:"replaced"`
 	DryRun      *DryRun       `json:"dry_run"`
 	Warnings    []Warning     `json:"warnings"`
 	Attempts    []attemptJSON `json:"attempts"`
@@ -49,7 +50,7 @@ func (r *Receipt) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return err
 	}
-	*r = Receipt{ID: w.ID, Index: w.Index, TargetIndex: w.TargetIndex, State: state, DryRun: w.DryRun, Warnings: w.Warnings, Outcome: Outcome{
+	*r = Receipt{ID: w.ID, Index: w.Index, TargetIndex: w.TargetIndex, State: state, Replaced: w.Replaced, DryRun: w.DryRun, Warnings: w.Warnings, Outcome: Outcome{
 		Verdict: verdict, Reason: w.Reason, Field: w.Field, Detail: w.Detail, ProviderID: w.ProviderID,
 		RetryAfter: time.Duration(w.RetryAfter * float64(time.Second)), ForgetToken: w.ForgetToken, DeadSince: w.DeadSince,
 	}}

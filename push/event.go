@@ -28,8 +28,9 @@ type Event struct {
 	SendAt time.Time `json:"send_at,omitzero"`
 	// Receipt is the final receipt; nil before the final state.
 	Receipt *Receipt `json:"receipt,omitempty"`
-	// Target is the unregistered target, if Status is unregistered. The app's backend must delete
-	// it unless it has a registration newer than the receipt's dead_since.
+	// Target is the unregistered target, if Status is unregistered or the receipt has Replaced. The app's
+	// backend must delete it unless it has a registration newer than the receipt's dead_since, or
+	// replace it by Replaced.
 	Target *Target `json:"target,omitempty"`
 	// TraceContext is that of the notification. An event with the status sending or cancelled can lack it.
 	TraceContext

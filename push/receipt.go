@@ -30,6 +30,9 @@ type Receipt struct {
 	// was cancelled. If it is empty, the verdict determines the status.
 	State Status
 	Outcome
+	// Replaced is the target that the notification was sent to in place of its own, which is no longer
+	// registered: the sender replaces its own by it. It is secret: do not log it.
+	Replaced *Target
 	// DryRun is set if the notification was only checked; Outcome is then the result of the checks.
 	DryRun *DryRun
 	// Warnings are those of the notification.
@@ -165,6 +168,9 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 		b = append(b, `"forget_token":true,`...)
 	}
 	b = appendTime(b, "dead_since", r.DeadSince)
+	if r.Replaced != nil {
+		b = append(appendClose(r.Replaced.appendFields(append(appendKey(b, "replaced"), '{'))), ',')
+	}
 	b = r.DryRun.appendField(b)
 	b = appendWarnings(b, r.Warnings)
 	b = append(b, `"attempts":[`...)

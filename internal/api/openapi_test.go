@@ -97,7 +97,7 @@ func TestOpenAPIReceiptFields(t *testing.T) {
 	index := 1
 	full := push.Outcome{Verdict: push.Throttled, Reason: "r", RetryAfter: time.Second, HTTP: 429, ProviderID: "p",
 		DeadSince: time.Now(), ForgetToken: true, Field: "f", Detail: "d"}
-	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, TargetIndex: &index, Outcome: full, DryRun: &push.DryRun{}, Warnings: []push.Warning{{}},
+	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, TargetIndex: &index, Outcome: full, Replaced: &push.Target{}, DryRun: &push.DryRun{}, Warnings: []push.Warning{{}},
 		Attempts: []push.Attempt{{Endpoint: "e", Environment: push.Sandbox, Started: time.Now(), Took: time.Second, Outcome: full}}})
 	if err != nil {
 		t.Fatal(err)

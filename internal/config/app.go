@@ -162,6 +162,11 @@ type FCM struct {
 	ServiceAccountFile File `name:"service_account_file" example:"shop-firebase.json"`
 	// Project to send in. Empty uses the project of the service account's key, or of the machine.
 	ProjectID string `name:"project_id" example:"shop-1234" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
+	// Send a notification to a registration token that is unregistered once more, to the Firebase
+	// installation ID in the token, and remember where that was accepted. Devices whose app has moved
+	// to installation IDs stay reachable, and receipts and events have the ID as replaced. A token of a
+	// device that is gone costs one additional refused request a day.
+	LearnInstallation bool `name:"learn_installation" example:"true" default:"false"`
 	// URL of the service, or of a mock.
 	URL Base `name:"url" default:"https://fcm.googleapis.com"`
 	// URL where access tokens are fetched with a service account's key. Empty uses the URL in the

@@ -46,6 +46,8 @@ type Route struct {
 	Provider Provider
 	// Unregistered caches unregistered tokens; nil sends to them again.
 	Unregistered *UnregisteredCache
+	// Replacements caches tokens with a replacement; nil tries none. The Provider must be a Replacer.
+	Replacements *ReplacementCache
 	// AsksProvider is set if the requests for dry runs make the service validate and not deliver. Other
 	// dry runs end before the first attempt.
 	AsksProvider bool
@@ -55,7 +57,10 @@ type Route struct {
 // deadline, and all waits end when ctx does.
 func (r *Route) Send(ctx context.Context, c *push.Call) *push.Receipt {
 	start := time.Now()
-	r.send(ctx, c, 0)
+	if !r.sendReplaced(ctx, c) {
+		r.send(ctx, c, 0)
+		r.tryReplacement(ctx, c)
+	}
 	r.Observer.ended(c, start)
 	return &c.Receipt
 }

@@ -86,12 +86,23 @@ type item struct {
 }
 
 // prepare returns the calls that need an attempt. It ends the others: invalid calls, those to tokens
-// that are known to be unregistered, and dry runs that do not ask the provider.
+// that are known to be unregistered, and dry runs that do not ask the provider. Those to tokens with a
+// replacement are sent like Send.
 func (b *batch) prepare(ctx context.Context, calls []*push.Call) []item {
 	items := make([]item, 0, len(calls))
 	var done []*push.Call
 	var last item // that was translated
 	for _, c := range calls {
+		if b.Replacements.has(c.Notification) {
+			b.others.Go(func() {
+				defer b.finish([]*push.Call{c})
+				defer b.recoverPanic(c.Notification, func(o push.Outcome) { setReceipt(c, &o) })
+				if !b.sendReplaced(ctx, c) { // evicted meanwhile
+					b.Route.send(ctx, c, 0)
+				}
+			})
+			continue
+		}
 		request, err := b.translateLike(last, c)
 		if err == nil {
 			last = item{c, request}
@@ -141,6 +152,7 @@ func (b *batch) run(ctx context.Context, i item, x *execution) {
 		defer b.finish([]*push.Call{i.Call})
 		defer b.recoverPanic(i.Notification, func(o push.Outcome) { setReceipt(i.Call, &o) })
 		x.run(ctx)
+		b.tryReplacement(ctx, i.Call)
 	})
 }
 

@@ -48,3 +48,10 @@ func (c *UnregisteredCache) record(n *push.Notification, o *push.Outcome) {
 		c.cache.remove(tokenKey(n))
 	}
 }
+
+// forget removes n's token, of which it is not certain that no notification can reach its device.
+func (c *UnregisteredCache) forget(n *push.Notification) {
+	if c != nil {
+		c.cache.remove(tokenKey(n))
+	}
+}

@@ -67,6 +67,9 @@ func (b *builder) newFCMApp(name string, c *config.FCM, read *blockFiles) (*fcmA
 func (a *fcmApp) sender() delivery.Sender {
 	r := a.send.route(a.send.cred.fcm, &a.config.Retry, a.g.observer(a.name, push.FCM))
 	r.AsksProvider = true // with validate_only
+	if a.config.LearnInstallation {
+		r.Replacements = a.send.open().replacements
+	}
 	return r
 }
 

@@ -22,7 +22,7 @@ import (
 
 var (
 	_ delivery.Provider = (*apns.Provider)(nil)
-	_ delivery.Provider = (*fcm.Provider)(nil)
+	_ delivery.Replacer = (*fcm.Provider)(nil)
 	_ delivery.Provider = (*webpush.Provider)(nil)
 )
 

@@ -69,6 +69,7 @@ type upstream struct {
 	throttler    *retry.AdaptiveThrottler
 	unregistered *delivery.UnregisteredCache
 	environments *delivery.EnvironmentCache // of tokens that this environment has refused
+	replacements *delivery.ReplacementCache
 	rateLimiter  *quota.RateLimiter
 	outage       *outage
 	refresh      func(context.Context) error // renews the token in the background; nil if sending renews it
@@ -300,6 +301,7 @@ func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
 		throttler:    &retry.AdaptiveThrottler{PerSecond: s.settings.budgetFloor.PerSecond()},
 		rateLimiter:  limiter,
 		unregistered: newUnregisteredCache(s.settings.unregisteredTTL), environments: &delivery.EnvironmentCache{},
+		replacements: &delivery.ReplacementCache{},
 	}
 	if s.cred.fcm != nil && s.settings.purpose == "" {
 		u.refresh = s.cred.fcm.Run

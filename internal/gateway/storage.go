@@ -339,7 +339,7 @@ func (r recordingSender) record(ctx context.Context, calls []*push.Call) {
 		events = append(events, newEvent(c.Notification, c.Receipt.Status(), now))
 		e := &events[len(events)-1]
 		e.Receipt = &c.Receipt
-		if e.Status == push.StatusUnregistered {
+		if e.Status == push.StatusUnregistered || c.Receipt.Replaced != nil {
 			e.Target = &c.Target
 		}
 	}

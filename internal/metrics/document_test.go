@@ -108,6 +108,7 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New(nil)
 		m.Route("shop", push.APNs).Throttled(&push.Notification{}) // the series exist from the first event on
+		m.Route("shop", push.APNs).Ended(&push.Notification{}, &push.Receipt{Replaced: new(push.Target)}, 0)
 		m.Request("/livez", 200)
 		m.Refused("key", "rate")
 		m.WatchCallers(func() []metrics.KeyExpiry {

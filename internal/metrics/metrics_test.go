@@ -75,6 +75,14 @@ func TestWarningsAreCounted(t *testing.T) {
 	expectLines(t, m, `sluice_notification_warnings_total{app="shop",platform="fcm"} 2`)
 }
 
+func TestReplacedTargetsAreCounted(t *testing.T) {
+	m := metrics.New(nil)
+	route := m.Route("shop", push.FCM)
+	route.Ended(&push.Notification{}, &push.Receipt{Replaced: &push.Target{Installation: "id"}}, time.Second)
+	route.Ended(&push.Notification{}, &push.Receipt{}, time.Second)
+	expectLines(t, m, `sluice_notifications_replaced_total{app="shop",platform="fcm"} 1`)
+}
+
 func TestRateLimitWaitsAndRejections(t *testing.T) {
 	m := metrics.New(nil)
 	route := m.Route("shop", push.FCM)

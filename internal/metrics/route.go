@@ -23,14 +23,16 @@ var (
 
 // routeMetrics are the metrics of all routes, with the labels app and platform.
 type routeMetrics struct {
-	notifications, warnings, attempts, retries, retriesDenied, throttled, rateLimited, shed *prometheus.CounterVec
-	duration, attemptDuration, rateLimitWait                                                *prometheus.HistogramVec
+	notifications, replaced, warnings, attempts, retries, retriesDenied, throttled, rateLimited, shed *prometheus.CounterVec
+	duration, attemptDuration, rateLimitWait                                                          *prometheus.HistogramVec
 }
 
 func newRouteMetrics() routeMetrics {
 	return routeMetrics{
 		notifications: counter("sluice_notifications_total",
 			"Completed notifications by status and reason of the receipt.", "app", "platform", "status", "reason"),
+		replaced: counter("sluice_notifications_replaced_total",
+			"Notifications that were sent to the target that has replaced their own. Their receipts have it as replaced.", "app", "platform"),
 		warnings: counter("sluice_notification_warnings_total",
 			"Warnings about fields in a provider-specific block that the gateway does not recognize. The receipts list them.", "app", "platform"),
 		attempts: counter("sluice_attempts_total",
@@ -55,7 +57,7 @@ func newRouteMetrics() routeMetrics {
 }
 
 func (m *routeMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.notifications, m.warnings, m.attempts, m.retries, m.retriesDenied, m.throttled, m.rateLimited, m.shed, m.duration, m.attemptDuration, m.rateLimitWait}
+	return []prometheus.Collector{m.notifications, m.replaced, m.warnings, m.attempts, m.retries, m.retriesDenied, m.throttled, m.rateLimited, m.shed, m.duration, m.attemptDuration, m.rateLimitWait}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -70,6 +72,7 @@ func histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
 type route struct {
 	notifications, attempts                                  reasonCounter
 	warnings, retries, retriesDenied, throttled, rateLimited prometheus.Counter
+	replaced                                                 *prometheus.CounterVec // without labels; few routes have a series
 	shed                                                     *prometheus.CounterVec // by lane and reason
 	duration, attemptDuration, rateLimitWait                 prometheus.Observer
 }
@@ -96,6 +99,7 @@ func (m *Metrics) newRoute(app string, platform push.Platform) *route {
 		warnings: from.warnings.WithLabelValues(app, p),
 		retries:  from.retries.WithLabelValues(app, p), retriesDenied: from.retriesDenied.WithLabelValues(app, p),
 		throttled: from.throttled.WithLabelValues(app, p), rateLimited: from.rateLimited.WithLabelValues(app, p), rateLimitWait: from.rateLimitWait.WithLabelValues(app, p),
+		replaced: from.replaced.MustCurryWith(labels),
 		shed:     from.shed.MustCurryWith(labels),
 		duration: from.duration.WithLabelValues(app, p), attemptDuration: from.attemptDuration.WithLabelValues(app, p),
 	}
@@ -125,6 +129,9 @@ func (r *route) onAttempt(n *push.Notification, number int, a *push.Attempt) {
 
 func (r *route) onEnd(n *push.Notification, receipt *push.Receipt, took time.Duration) {
 	r.notifications.add(string(receipt.Status()), receipt.Reason)
+	if receipt.Replaced != nil {
+		r.replaced.WithLabelValues().Inc()
+	}
 	if len(receipt.Warnings) > 0 {
 		r.warnings.Add(float64(len(receipt.Warnings)))
 	}

@@ -259,19 +259,20 @@ func (m *memoryJournal) waitEnded(t testing.TB, ns ...*push.Notification) {
 
 // fakeSender accepts every notification immediately unless configured otherwise.
 type fakeSender struct {
-	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced at every send
-	sent     map[string]int
-	times    map[string][]time.Time
-	active   int // calls of Send in progress
-	answer   func(n *push.Notification, attempt int) push.Outcome
-	check    func(n *push.Notification) error
-	blocks   func(n *push.Notification) bool
-	released chan struct{}
+	mu             sync.Mutex
+	changed        chan struct{} // closed and replaced at every send
+	sent           map[string]int
+	times          map[string][]time.Time
+	active         int // calls of Send in progress
+	answer         func(n *push.Notification, attempt int) push.Outcome
+	check          func(n *push.Notification) error
+	blocks         func(n *push.Notification) bool
+	released       chan struct{}
+	mayHaveArrived map[string]bool // calls with MayHaveArrived, by ID
 }
 
 func newFakeSender() *fakeSender {
-	return &fakeSender{changed: make(chan struct{}), sent: map[string]int{}, times: map[string][]time.Time{}, released: make(chan struct{})}
+	return &fakeSender{changed: make(chan struct{}), sent: map[string]int{}, times: map[string][]time.Time{}, released: make(chan struct{}), mayHaveArrived: map[string]bool{}}
 }
 
 // block makes Send block until release is called or its context ends.
@@ -300,6 +301,9 @@ func (s *fakeSender) Send(ctx context.Context, n *push.Call) *push.Receipt {
 	}
 	attempt := s.begin(n.Notification)
 	defer s.end()
+	s.mu.Lock()
+	s.mayHaveArrived[n.ID] = s.mayHaveArrived[n.ID] || n.MayHaveArrived
+	s.mu.Unlock()
 	if s.blocks != nil && s.blocks(n.Notification) {
 		select {
 		case <-s.released:

@@ -120,6 +120,9 @@ func TestInDoubtTaskFollowsOnUnknownAfterCrash(t *testing.T) {
 		if err != nil || r.Status() != c.want || newSender.count(c.n.ID) != c.sent {
 			t.Errorf("%s: %s, %v, sent %d times", name, r.Status(), err, newSender.count(c.n.ID))
 		}
+		if newSender.mayHaveArrived[c.n.ID] != (c.sent == 1) {
+			t.Errorf("%s: MayHaveArrived is %v", name, newSender.mayHaveArrived[c.n.ID])
+		}
 		if c.want == push.StatusUnknown && r.Reason != "IN_DOUBT" {
 			t.Errorf("%s: %q", name, r.Reason)
 		}

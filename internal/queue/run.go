@@ -35,11 +35,13 @@ type sentTask struct {
 	*task
 	id      uuid.UUID
 	at      jetstream.Offset
-	before  int   // attempts when it was delivered
-	base    int   // attempts before the current call of the sender
-	inDoubt bool  // a process that has ended may have sent it
-	done    bool  // its end or reschedule was added to the log, or nothing must be added
-	err     error // why the last attempt was not sent, or a panic
+	before  int  // attempts when it was delivered
+	base    int  // attempts before the current call of the sender
+	inDoubt bool // a process that has ended may have sent it
+	// mayHaveArrived is set if the result of an earlier attempt is unknown.
+	mayHaveArrived bool
+	done           bool  // its end or reschedule was added to the log, or nothing must be added
+	err            error // why the last attempt was not sent, or a panic
 }
 
 // startRuns sends ready tasks of a flow, as many as Config.InFlight allows. The caller holds q.mu.
@@ -142,9 +144,13 @@ func (r *run) endInDoubt() {
 	}
 	r.finish(results)
 	for _, t := range r.tasks {
-		t.inDoubt = false
+		t.mayHaveArrived, t.inDoubt = t.inDoubt || hasUnknown(t.priorAttempts()), false
 	}
 	r.release(r.flow, r.removeDone())
+}
+
+func hasUnknown(attempts []push.Attempt) bool {
+	return slices.ContainsFunc(attempts, func(a push.Attempt) bool { return a.Verdict == push.Unknown })
 }
 
 // sendAll sends the tasks, and returns when the sender does. A task that is not done has an error then.
@@ -158,7 +164,7 @@ func (r *run) sendAll() {
 		*n, t.base, t.err = *t.Notification, t.AttemptsStarted, nil
 		n.Retry, n.Warnings = remainingAttempts(n.Retry, t.AttemptsStarted), nil
 		c := &calls[i]
-		*c = push.Call{Notification: n, Index: i, CanQueue: true, QueuedSince: t.waitingSince(), BeforeRun: r.beforeRun, BeforeAttempt: func(attempt int) error {
+		*c = push.Call{Notification: n, Index: i, CanQueue: true, QueuedSince: t.waitingSince(), MayHaveArrived: t.mayHaveArrived, BeforeRun: r.beforeRun, BeforeAttempt: func(attempt int) error {
 			return r.beforeAttempt(t, t.base+attempt)
 		}}
 		pointers[i] = c
@@ -311,7 +317,7 @@ func (r *run) resultOf(t result, now time.Time) record.Record {
 	if t.AttemptsStarted == t.before && !t.inDoubt {
 		entry.Kind = record.Cancel
 	}
-	if entry.Status == push.StatusUnregistered {
+	if entry.Status == push.StatusUnregistered || t.receipt.Replaced != nil {
 		entry.Target = &t.Notification.Target
 	}
 	return entry

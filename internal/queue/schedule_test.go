@@ -87,6 +87,27 @@ func TestRescheduledReceiptListsAllAttempts(t *testing.T) {
 	}
 }
 
+func TestCallAfterUnknownAttemptMayHaveArrived(t *testing.T) {
+	s := newFakeSender()
+	unknown, unavailable := newNotification("shop"), newNotification("shop")
+	unknown.OnUnknown = push.RepeatAlways
+	s.answer = func(n *push.Notification, attempt int) push.Outcome {
+		switch {
+		case attempt > 1:
+			return push.Outcome{Verdict: push.Accepted, HTTP: 200}
+		case n.ID == unknown.ID:
+			return push.Outcome{Verdict: push.Unknown}
+		}
+		return push.Outcome{Verdict: push.Unavailable, HTTP: 503}
+	}
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
+	f.accept(t, unknown, unavailable)
+	f.journal.waitEnded(t, unknown, unavailable)
+	if s.count(unknown.ID) != 2 || !s.mayHaveArrived[unknown.ID] || s.count(unavailable.ID) != 2 || s.mayHaveArrived[unavailable.ID] {
+		t.Errorf("sent %v, may have arrived: %v", s.sent, s.mayHaveArrived)
+	}
+}
+
 func TestTaskEndsWhenNoRetryIsPossible(t *testing.T) {
 	hour, ttl := time.Hour, push.Duration(10*time.Minute)
 	for name, c := range map[string]struct {

@@ -71,6 +71,7 @@ const (
 	receiptWarnings
 	receiptTargetIndex
 	receiptOwnProviderID // the provider's ID is that of the notification
+	receiptReplaced
 )
 
 const (
@@ -117,7 +118,7 @@ func (w *writer) receipt(r *push.Receipt, h *Header) {
 	own := isText(h.ID, r.ProviderID)
 	has := bits(
 		r.Reason != "", r.State != "", r.Field != "" || r.Detail != "", r.ProviderID != "" && !own, r.RetryAfter > 0, !r.DeadSince.IsZero(),
-		r.ForgetToken, len(r.Warnings) > 0, r.TargetIndex != nil, own,
+		r.ForgetToken, len(r.Warnings) > 0, r.TargetIndex != nil, own, r.Replaced != nil,
 	)
 	w.number(has)
 	w.b = append(w.b, byte(r.Verdict))
@@ -149,6 +150,9 @@ func (w *writer) receipt(r *push.Receipt, h *Header) {
 	}
 	if has&receiptTargetIndex != 0 {
 		w.number(uint64(*r.TargetIndex))
+	}
+	if has&receiptReplaced != 0 {
+		_ = w.json(r.Replaced) // which always has a JSON form
 	}
 	w.number(uint64(len(r.Attempts)))
 	for i := range r.Attempts {
@@ -432,6 +436,10 @@ func (r *reader) receipt(h *Header) *push.Receipt {
 	if has&receiptTargetIndex != 0 {
 		index := r.int()
 		p.TargetIndex = &index
+	}
+	if has&receiptReplaced != 0 {
+		p.Replaced = new(push.Target)
+		r.json(p.Replaced)
 	}
 	for range r.count() {
 		p.Attempts = append(p.Attempts, r.attempt(h.At))

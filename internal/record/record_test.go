@@ -119,6 +119,7 @@ func randomReceipt(t *rapid.T, h *record.Header) *push.Receipt {
 		index := rapid.IntRange(0, 999).Draw(t, "index")
 		r.TargetIndex = &index
 		r.Warnings = []push.Warning{{Field: "apns.payload", Detail: "d"}}
+		r.Replaced = &push.Target{Installation: texts.Draw(t, "replaced")}
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "attempts") {
 		a := push.Attempt{

@@ -37,6 +37,16 @@ func isName(s, others string, maxLen int) bool {
 	return len(s) >= 1 && len(s) <= maxLen
 }
 
+// Replacement returns the Firebase installation ID in a registration token: the part before the colon. An
+// app that has moved to installation IDs is reachable with it, and its token is unregistered.
+func (*Provider) Replacement(t *push.Target) (replacement push.Target, ok bool) {
+	if t.Kind() != push.ToToken {
+		return push.Target{}, false
+	}
+	id, secret, colon := strings.Cut(t.Token, ":")
+	return push.Target{Installation: id}, colon && secret != "" && isInstallation(id)
+}
+
 // targetName returns the member of FCM's message for a target of that kind, or "".
 func targetName(kind push.TargetKind) string {
 	switch kind {
