@@ -58,6 +58,7 @@ var packages = map[string]packageRule{
 	"internal/fairqueue":       {layer: 0},
 	"internal/testtool":        {layer: 0, why: "only tests import it"},
 	"internal/testwait":        {layer: 0, why: "only tests import it"},
+	"internal/keyring":         {layer: 0},
 	"internal/loglimit":        {layer: 0},
 	"internal/panics":          {layer: 0},
 	"internal/proxy":           {layer: 0, why: "it knows no provider"},
@@ -75,7 +76,7 @@ var packages = map[string]packageRule{
 	"providers/webpush":            {layer: 1, mayImport: []string{"internal/keyfile", "push", "wire"}},
 	"providers/providertest":       {layer: 1, mayImport: []string{"push", "wire"}, why: "a test passes the provider in"},
 	"internal/configsource":        {layer: 1, mayImport: []string{"internal/atomicfile", "internal/panics"}},
-	"internal/jetstream":           {layer: 1, mayImport: []string{"internal/panics"}},
+	"internal/jetstream":           {layer: 1, mayImport: []string{"internal/keyring", "internal/loglimit", "internal/panics"}},
 	"pool":                         {layer: 1, mayImport: []string{"internal/fairqueue", "internal/panics", "internal/publicaddr", "internal/sleep", "push", "wire"}},
 	"retry":                        {layer: 1, mayImport: []string{"push"}},
 	"quota":                        {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
@@ -89,7 +90,7 @@ var packages = map[string]packageRule{
 	"internal/tracing/tracingtest": {layer: 1, mayImport: []string{"internal/testwait"}, why: "only tests import it"},
 
 	"zone":                             {layer: 2, mayImport: []string{"pool"}},
-	"internal/jetstream/jetstreamtest": {layer: 2, mayImport: []string{"internal/jetstream", "internal/sleep", "internal/subprocess"}},
+	"internal/jetstream/jetstreamtest": {layer: 2, mayImport: []string{"internal/jetstream", "internal/keyring", "internal/sleep", "internal/subprocess"}},
 	"internal/idempotency":             {layer: 2, mayImport: []string{"internal/jetstream", "push"}, why: "it calls the history and the queue through interfaces of its own"},
 	"internal/quotalease":              {layer: 2, mayImport: []string{"internal/jetstream", "internal/panics"}, why: "it sets rate limits through an interface of its own"},
 	"internal/auditlog":                {layer: 2, mayImport: []string{"internal/jetstream"}},
@@ -110,11 +111,11 @@ var packages = map[string]packageRule{
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"internal/console", "push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/audit", "internal/auditlog", "internal/buildinfo", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/identity", "internal/keyfile", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/tracing", "internal/webhooks",
+		"internal/audit", "internal/auditlog", "internal/buildinfo", "internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/identity", "internal/keyfile", "internal/keyring", "internal/loglimit", "internal/panics", "internal/proxy", "internal/queue", "internal/quotalease", "internal/tracing", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
-		"internal/console", "internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/auditlog", "internal/buildinfo", "internal/config", "internal/configsource", "internal/identity", "internal/jetstream", "internal/bench", "internal/panics",
+		"internal/console", "internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/auditlog", "internal/buildinfo", "internal/config", "internal/configsource", "internal/identity", "internal/jetstream", "internal/keyring", "internal/bench", "internal/panics",
 		"internal/report", "internal/subprocess", "mockprovider", "pool", "quota", "providers/webpush", "push", "internal/api",
 	}},
 	"internal/scorecard": {layer: 5, why: "it has only tests"},

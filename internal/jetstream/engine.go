@@ -12,12 +12,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/internal/panics"
 )
 
@@ -55,6 +57,8 @@ type Config struct {
 	// SetupTimeout is how long Open, Stream and Bucket.Open are retried on an external server,
 	// counted from Open. Zero means a minute.
 	SetupTimeout time.Duration
+	// Keys encrypt and decrypt the records of logs; nil stores them in clear.
+	Keys *keyring.Ring
 	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
 }
@@ -73,6 +77,7 @@ type Engine struct {
 	server *server // nil with an external server
 	conn   *nats.Conn
 	js     natsjs.JetStream
+	keys   atomic.Pointer[keyring.Ring]
 
 	setupDeadline time.Time
 }
@@ -90,6 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	cfg.Reserve = cmp.Or(cfg.Reserve, defaultReserve)
 	cfg.SetupTimeout = cmp.Or(cfg.SetupTimeout, defaultSetupTimeout)
 	e := &Engine{cfg: cfg, setupDeadline: time.Now().Add(cfg.SetupTimeout)}
+	e.keys.Store(cfg.Keys)
 	if cfg.Dir != "" {
 		s, err := start(cfg)
 		if err != nil {

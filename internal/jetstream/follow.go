@@ -91,7 +91,10 @@ func (l *Log) readUntil(ctx context.Context, seq, last uint64, f func(*Message) 
 	for progress := time.Now(); ; {
 		err := l.readStream(ctx, next, func(m natsjs.Msg, meta *natsjs.MsgMetadata) error {
 			if next, progress = meta.Sequence.Stream+1, time.Now(); next <= last+1 {
-				result = f(l.newMessage(next-1, m.Subject(), m.Data()))
+				var message *Message
+				if message, result = l.newMessage(next-1, m.Subject(), m.Data()); result == nil {
+					result = f(message)
+				}
 			}
 			if result != nil || next > last {
 				return stop
@@ -151,7 +154,11 @@ func (l *Log) applyNext(ctx context.Context, msg natsjs.Msg, meta *natsjs.MsgMet
 	if seq <= l.LastSeq() {
 		return nil
 	}
-	m := l.newMessage(seq, msg.Subject(), msg.Data())
+	m, err := l.newMessage(seq, msg.Subject(), msg.Data())
+	if err != nil { // another gateway has a key that this one lacks; its state would not be that of the log
+		l.fail(err)
+		return err
+	}
 	if seq > l.LastSeq()+1 { // those in between are deleted, or applyOwn is about to apply them
 		info, err := l.Info(ctx)
 		if err != nil {
@@ -178,12 +185,9 @@ func (l *Log) applyNext(ctx context.Context, msg natsjs.Msg, meta *natsjs.MsgMet
 
 // ownGroup returns the group in flight that is stored as a message, or nil.
 func (l *Log) ownGroup(msg natsjs.Msg) *group {
-	if msg.Subject() != l.subject {
-		return nil
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.inFlight) == 0 || !bytes.Equal(l.inFlight[0].body, msg.Data()) {
+	if len(l.inFlight) == 0 || l.inFlight[0].subject != msg.Subject() || !bytes.Equal(l.inFlight[0].stored, msg.Data()) {
 		return nil
 	}
 	return l.inFlight[0]

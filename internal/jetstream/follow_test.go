@@ -18,7 +18,7 @@ import (
 // checkFollowers appends records with two logs of one cluster, while disturb stops and starts servers. Each
 // record is stored once, at the offset that Append returns, and both logs get all messages in the same order,
 // without a gap and without a repetition.
-func checkFollowers(t *testing.T, cfg jetstream.Config, disturb func(appended func() int)) {
+func checkFollowers(t *testing.T, cfg jetstream.Config, disturb func(logs []*logFixture, appended func() int)) {
 	logs := []*logFixture{openLogAt(t, cfg), openLogAt(t, cfg)}
 	var mu sync.Mutex
 	want := map[jetstream.Offset]string{}
@@ -39,7 +39,7 @@ func checkFollowers(t *testing.T, cfg jetstream.Config, disturb func(appended fu
 			}
 		})
 	}
-	disturb(func() int {
+	disturb(logs, func() int {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(want)
@@ -90,7 +90,7 @@ func checkFollowers(t *testing.T, cfg jetstream.Config, disturb func(appended fu
 // the server stores a message whose response is lost.
 func TestLogsOfClusterContinueAfterLostResponses(t *testing.T) {
 	server := jetstreamtest.NewServer(t, t.TempDir())
-	checkFollowers(t, jetstream.Config{URL: server.URL}, func(appended func() int) {
+	checkFollowers(t, jetstream.Config{URL: server.URL}, func(_ []*logFixture, appended func() int) {
 		for range 4 {
 			at := appended() + 20
 			testwait.Until(t, func() bool { return appended() >= at }, "writes before the failure")
@@ -105,7 +105,7 @@ func TestLogsOfClusterContinueAfterLostResponses(t *testing.T) {
 // TestLogsFollowThroughElections kills the servers of a cluster in turn.
 func TestLogsFollowThroughElections(t *testing.T) {
 	servers := jetstreamtest.NewCluster(t)
-	checkFollowers(t, servers.Account(t), func(appended func() int) {
+	checkFollowers(t, servers.Account(t), func(_ []*logFixture, appended func() int) {
 		for i := range 3 {
 			at := appended() + 20
 			testwait.Until(t, func() bool { return appended() >= at }, "writes before the failure")

@@ -10,10 +10,14 @@ import (
 )
 
 // Items returns the items of a message with their indexes: JSON texts, or the records of a Log. It
-// skips damaged records.
+// skips damaged records. Those of an encrypted message stay encrypted; Engine.Items decrypts them.
 func Items(message []byte) iter.Seq2[int, []byte] {
-	if len(message) > 0 && message[0] == recordFormat {
+	switch {
+	case len(message) > 0 && message[0] == recordFormat:
 		return records(message[1:])
+	case isEncrypted(message):
+		_, sealed := boxOf(message)
+		return records(sealed)
 	}
 	return func(yield func(int, []byte) bool) {
 		index := 0
@@ -26,8 +30,12 @@ func Items(message []byte) iter.Seq2[int, []byte] {
 	}
 }
 
-// recordFormat is the first byte of a message with records. No JSON text starts with it.
-const recordFormat = 1
+// recordFormat is the first byte of a message with records, and encryptedFormat that of one with encrypted
+// records. No JSON text starts with them.
+const (
+	recordFormat    = 1
+	encryptedFormat = 2
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

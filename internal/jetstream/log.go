@@ -21,6 +21,8 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/sluice-push/sluice/internal/loglimit"
 )
 
 const (
@@ -63,12 +65,13 @@ type Log struct {
 	engine    *Engine
 	stream    natsjs.Stream
 	prefix    string // of the subjects of writers in a cluster
-	subject   string // of this process
+	subject   string // of this process; that of an encrypted message names the key, too
 	writer    string
 	lock      *os.File // of the file with the name of the gateway, or nil
 	observers atomic.Pointer[[]func(*Message)]
 	keeper    atomic.Pointer[Keeper]
 	cache     *messageCache
+	altered   loglimit.Limit
 
 	applying sync.Mutex    // held while the observers get a message
 	lastSeq  atomic.Uint64 // the last message that they have got
@@ -77,8 +80,9 @@ type Log struct {
 	wake     chan struct{} // receives a value when there is something to write
 
 	// Owned by Run, in a cluster.
-	ownSeq      uint64 // the last message of the subject
-	expectedSeq uint64 // what the server expects: ownSeq, unless that is deleted
+	ownSeq      uint64 // the last message of this process
+	expectedSeq uint64 // what the server expects: the last message of the subject, unless that is deleted
+	storedIn    string // subject of the last group
 
 	infoCalls   singleflight.Group // of CatchUp
 	infoRequest sync.Mutex         // held during a request of CatchUp
@@ -109,7 +113,8 @@ type Message struct {
 	// FirstSeq is the first message of the stream if those after the last one that this process got were
 	// deleted before it got them, and otherwise zero.
 	FirstSeq uint64
-	// Records are the records by index. The Data of a damaged record is nil. Observers may keep them.
+	// Records are the records by index, decrypted. The Data of a damaged record, and of one that was altered
+	// so that it cannot be decrypted, is nil. Observers may keep them.
 	Records []Record
 }
 
@@ -121,6 +126,9 @@ type group struct {
 	since   time.Time
 	build   func() []Record // of Exclusive
 	after   uint64          // the last message when it was called
+
+	stored  []byte // the message: body, or its encrypted form. Set before it is written.
+	subject string // of the message
 
 	done chan struct{} // closed when seq or err is set
 	seq  uint64
@@ -150,11 +158,12 @@ var ErrDeleted = errors.New("jetstream: message is deleted")
 // Log creates or opens a stream of group commits, and returns its log. With the embedded server, the
 // stream has no other writer, and the records are stored under subject. In a cluster, each process
 // stores its records under a subject that consists of subject, the name of the gateway, and the name of
-// the process; the stream must have these subjects. The name of the gateway is in a file in dir, which
+// the process. With Config.Keys, the ID of the key follows. The stream must have subject and all subjects
+// below it. The error is a *keyring.MissingKeyError if messages need a key that is missing. The name of the gateway is in a file in dir, which
 // one process at a time can use; the error is ErrLocked if another one does. It is random if dir is empty.
 // Close frees dir.
 func (e *Engine) Log(ctx context.Context, cfg natsjs.StreamConfig, subject, dir string) (*Log, error) {
-	cfg.AllowDirect = true
+	cfg.AllowDirect, cfg.DenyDelete = true, e.Keys().Current() != nil // see isMarked
 	stream, err := e.Stream(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -171,6 +180,9 @@ func (e *Engine) Log(ctx context.Context, cfg natsjs.StreamConfig, subject, dir 
 	}
 	info, err := l.Info(ctx)
 	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if err := l.CheckKeys(ctx, e.Keys()); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	l.lastSeq.Store(info.State.LastSeq)
@@ -584,6 +596,9 @@ func (l *Log) write(ctx context.Context, g *group) error {
 		if g.build != nil && !l.rebuild(g) {
 			return nil
 		}
+		if g.stored == nil {
+			l.seal(g)
+		}
 		seq, err := l.publish(g)
 		if err != nil {
 			if seq, err = l.resolve(ctx, g, err); err != nil {
@@ -618,7 +633,7 @@ func (l *Log) rebuild(g *group) bool {
 		index = append(index, groupRecord{len(body) - len(r.Data), len(body), r.Tag})
 	}
 	l.mu.Lock() // for Pending and ownGroup
-	g.body, g.records, g.after = body, index, last
+	g.body, g.records, g.after, g.stored = body, index, last, nil
 	l.mu.Unlock()
 	if len(records) == 0 {
 		l.finish(g, 0)
@@ -684,9 +699,9 @@ func (l *Log) finish(g *group, seq uint64) {
 // last one of the stream. After an error it may or may not be stored.
 func (l *Log) publish(g *group) (seq uint64, err error) {
 	name := l.stream.CachedInfo().Config.Name
-	msg := &nats.Msg{Subject: l.subject, Data: g.body, Header: nats.Header{natsjs.ExpectedStreamHeader: {name}}}
+	msg := &nats.Msg{Subject: g.subject, Data: g.stored, Header: nats.Header{natsjs.ExpectedStreamHeader: {name}}}
 	if l.engine.Embedded() {
-		l.engine.server.reserve.makeRoom(int64(2*len(g.body)) + maxGiven) // for the index, too
+		l.engine.server.reserve.makeRoom(int64(2*len(g.stored)) + maxGiven) // for the index, too
 		msg.Header.Set(natsjs.ExpectedLastSeqHeader, strconv.FormatUint(l.lastSeq.Load(), 10))
 	} else {
 		msg.Header.Set(natsjs.ExpectedLastSubjSeqHeader, strconv.FormatUint(l.expectedSeq, 10))
@@ -750,7 +765,7 @@ func (l *Log) findNext(g *group) (uint64, error) {
 		return 0, nil
 	case err != nil:
 		return 0, err
-	case !bytes.Equal(m.Data, g.body):
+	case !bytes.Equal(m.Data, g.stored):
 		return 0, errOtherWriter
 	}
 	return next, nil
@@ -761,7 +776,7 @@ func (l *Log) findNext(g *group) (uint64, error) {
 func (l *Log) findOwn(g *group) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
 	defer cancel()
-	m, err := l.stream.GetLastMsgForSubject(ctx, l.subject)
+	m, err := l.stream.GetLastMsgForSubject(ctx, g.subject)
 	if errors.Is(err, natsjs.ErrMsgNotFound) {
 		l.expectedSeq = 0
 		return 0, nil
@@ -770,7 +785,7 @@ func (l *Log) findOwn(g *group) (uint64, error) {
 		return 0, err
 	}
 	l.expectedSeq = m.Sequence
-	if m.Sequence > l.ownSeq && bytes.Equal(m.Data, g.body) {
+	if m.Sequence > l.ownSeq && bytes.Equal(m.Data, g.stored) {
 		return m.Sequence, nil
 	}
 	return 0, nil
@@ -795,7 +810,7 @@ func (l *Log) read(ctx context.Context, seq uint64) (*Message, error) {
 		cancel()
 		switch {
 		case err == nil:
-			return l.newMessage(m.Sequence, m.Subject, m.Data), nil
+			return l.newMessage(m.Sequence, m.Subject, m.Data)
 		case errors.Is(err, natsjs.ErrMsgNotFound):
 			return nil, ErrDeleted
 		case l.engine.Embedded(), !l.engine.Connected(), ctx.Err() != nil, time.Since(began) > electionTimeout:
@@ -826,7 +841,11 @@ func (l *Log) ReadFrom(ctx context.Context, seq uint64, f func(*Message) error) 
 		if m.Sequence > last {
 			return nil
 		}
-		if err := f(l.newMessage(m.Sequence, m.Subject, m.Data)); err != nil {
+		message, err := l.newMessage(m.Sequence, m.Subject, m.Data)
+		if err == nil {
+			err = f(message)
+		}
+		if err != nil {
 			return err
 		}
 		seq = m.Sequence + 1
@@ -834,16 +853,26 @@ func (l *Log) ReadFrom(ctx context.Context, seq uint64, f func(*Message) error) 
 	return nil
 }
 
-func (l *Log) newMessage(seq uint64, subject string, data []byte) *Message {
+// newMessage returns a stored message. The error is a *keyring.MissingKeyError.
+func (l *Log) newMessage(seq uint64, subject string, data []byte) (*Message, error) {
 	m := &Message{Seq: seq}
+	subject, key, _ := cutKey(subject)
 	if writer, ok := strings.CutPrefix(subject, l.prefix); ok {
 		m.Writer = writer
 	}
-	for i, data := range Items(data) {
+	items, err := l.engine.items(data, func(index int) {
+		if skipped, ok := l.altered.Allow(); ok {
+			l.engine.cfg.Logger.Error("record cannot be decrypted; it counts as damaged", "seq", seq, "index", index, "key", key.String(), "not_logged", skipped)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: message %d: %w", seq, err)
+	}
+	for i, data := range items {
 		for len(m.Records) < i {
 			m.Records = append(m.Records, Record{}) // damaged
 		}
 		m.Records = append(m.Records, Record{Data: data})
 	}
-	return m
+	return m, nil
 }

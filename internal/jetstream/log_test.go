@@ -19,6 +19,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/internal/sleep"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
@@ -38,6 +39,11 @@ func openLog(t *testing.T, dir string) *logFixture {
 	return openLogAt(t, jetstream.Config{Dir: dir, Reserve: -1})
 }
 
+// logStream returns the stream of openLogAt.
+func logStream() natsjs.StreamConfig {
+	return natsjs.StreamConfig{Name: "LOG", Subjects: []string{"log", "log.>"}}
+}
+
 func openLogAt(t *testing.T, cfg jetstream.Config) *logFixture {
 	t.Helper()
 	e, err := jetstream.Open(t.Context(), cfg)
@@ -45,7 +51,7 @@ func openLogAt(t *testing.T, cfg jetstream.Config) *logFixture {
 		t.Fatal(err)
 	}
 	f := &logFixture{engine: e}
-	if f.Log, err = e.Log(t.Context(), natsjs.StreamConfig{Name: "LOG", Subjects: []string{"log", "log.>"}}, "log", ""); err != nil {
+	if f.Log, err = e.Log(t.Context(), logStream(), "log", ""); err != nil {
 		t.Fatal(err)
 	}
 	f.Observe(func(m *jetstream.Message) {
@@ -282,8 +288,17 @@ func TestLogContinuesAfterLostResponse(t *testing.T) {
 // TestDamagedRecordOfLogIsSkipped flips bits in the records of two messages. Only these records are lost,
 // and the others keep their offsets.
 func TestDamagedRecordOfLogIsSkipped(t *testing.T) {
-	dir := t.TempDir()
-	f := openLog(t, dir)
+	checkDamagedRecords(t, nil, func(block []byte) []int {
+		return []int{bytes.Index(block, []byte("second record")) + 3, bytes.Index(block, []byte("the only record")) + 3}
+	})
+}
+
+// checkDamagedRecords stores five records in three messages and flips bits of the second and the fourth, whose
+// positions in the block find returns.
+func checkDamagedRecords(t *testing.T, keys *keyring.Ring, find func(block []byte) []int) {
+	t.Helper()
+	cfg := jetstream.Config{Dir: t.TempDir(), Reserve: -1, Keys: keys}
+	f := openLogAt(t, cfg)
 	if _, err := f.Append(t.Context(), textRecord("first message"), textRecord("second record"), textRecord("third record")); err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +308,7 @@ func TestDamagedRecordOfLogIsSkipped(t *testing.T) {
 		}
 	}
 	f.stop()
-	blocks, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "LOG", "msgs", "*.blk"))
+	blocks, err := filepath.Glob(filepath.Join(cfg.Dir, "jetstream", "*", "streams", "LOG", "msgs", "*.blk"))
 	if err != nil || len(blocks) != 1 {
 		t.Fatal(blocks, err)
 	}
@@ -301,13 +316,13 @@ func TestDamagedRecordOfLogIsSkipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"second record", "the only record"} {
-		data[bytes.Index(data, []byte(text))+3] ^= 4
+	for _, at := range find(data) {
+		data[at] ^= 4
 	}
 	if err := os.WriteFile(blocks[0], data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f = openLog(t, dir)
+	f = openLogAt(t, cfg)
 	want := map[jetstream.Offset]string{{Seq: 1}: "first message", {Seq: 1, Index: 1}: "", {Seq: 1, Index: 2}: "third record", {Seq: 3}: "last message"}
 	if got := f.stored(t); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", got, want)
@@ -316,14 +331,14 @@ func TestDamagedRecordOfLogIsSkipped(t *testing.T) {
 		t.Errorf("%d damaged records found", f.engine.Damage())
 	}
 	f.stop()
-	if f = openLog(t, dir); f.engine.Damage() != 1 { // as after a crash
+	if f = openLogAt(t, cfg); f.engine.Damage() != 1 { // as after a crash
 		t.Errorf("damage %d after another start, want 1", f.engine.Damage())
 	}
 	if err := f.engine.ForgetDamage(); err != nil {
 		t.Error(err)
 	}
 	f.stop()
-	if f = openLog(t, dir); f.engine.Damage() != 0 {
+	if f = openLogAt(t, cfg); f.engine.Damage() != 0 {
 		t.Errorf("damage %d after it was forgotten", f.engine.Damage())
 	}
 }

@@ -239,7 +239,7 @@ func (r blockReader) keepItems(data []byte) (kept []uint64) {
 			continue
 		}
 		n, body := bodyOf(data[at:])
-		if n == 0 || len(body) == 0 || body[0] != recordFormat {
+		if n == 0 || len(body) == 0 || body[0] != recordFormat && !isEncrypted(body) {
 			return kept
 		}
 		seq, rest := binary.LittleEndian.Uint64(data[at+4:]), data[at+n:]

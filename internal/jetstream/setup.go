@@ -26,6 +26,9 @@ func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (stream na
 	cfg.Replicas = e.Replicas()
 	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()
 	err = e.Setup(ctx, "stream "+cfg.Name, func(ctx context.Context) (err error) {
+		if err := e.keepMark(ctx, &cfg); err != nil {
+			return err
+		}
 		stream, err = e.js.CreateOrUpdateStream(ctx, cfg)
 		return err
 	})

@@ -19,11 +19,16 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/internal/sleep"
 )
 
 // clusterEnv is the environment variable that makes tests run on a cluster. `make cluster` sets it.
 const clusterEnv = "SLUICE_TEST_CLUSTER"
+
+// EncryptionEnv is the environment variable that makes tests run with encryption. `.ci/run` sets it. It does
+// not begin with SLUICE_, because a gateway that a test starts refuses such variables.
+const EncryptionEnv = "TEST_ENCRYPTION"
 
 const (
 	// All servers run for uptime between a restart and the next kill. A killed server stays down
@@ -119,12 +124,27 @@ func (e *environment) report() {
 // OnCluster reports whether the tests run on a cluster.
 func OnCluster() bool { return os.Getenv(clusterEnv) != "" }
 
+// Keys returns the keys of tests that run with encryption, the same in every process, and otherwise nil.
+func Keys() *keyring.Ring {
+	if os.Getenv(EncryptionEnv) == "" {
+		return nil
+	}
+	key, err := keyring.ParseKey([]byte(KeyText))
+	if err != nil {
+		panic(err) // never
+	}
+	return keyring.NewRing(true, key)
+}
+
+// KeyText is the content of a key file.
+const KeyText = "dGhpcyBrZXkgaXMgb25seSBmb3IgdGVzdHMgKDMyKSE="
+
 // Config returns the engine configuration for a test: an embedded server in dir, or, on a cluster,
-// an account that belongs to dir.
+// an account that belongs to dir. The records are encrypted if EncryptionEnv is set.
 func Config(t testing.TB, dir string) jetstream.Config {
 	t.Helper()
 	if !OnCluster() {
-		return jetstream.Config{Dir: dir}
+		return jetstream.Config{Dir: dir, Keys: Keys()}
 	}
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
@@ -137,7 +157,9 @@ func Config(t testing.TB, dir string) jetstream.Config {
 	if _, known := shared.configs[dir]; !known {
 		shared.configs[dir] = shared.cluster.Account(t)
 	}
-	return shared.configs[dir]
+	cfg := shared.configs[dir]
+	cfg.Keys = Keys()
+	return cfg
 }
 
 // SkipOnCluster skips a test that does not apply to a cluster. Run prints the reason.
