@@ -17,7 +17,8 @@ import "time"
 //   - required
 //   - inherit: the block of Config whose values this block starts with
 //   - secret: the value is never printed
-//   - restart: a reload cannot change the key or the keys of the block
+//   - restart: a reload cannot change the key or the keys of the block; false for a key or block in such a
+//     block that it can change
 //   - example: a value for the reference, where neither the default nor the type has a good one
 
 // Config is a whole configuration file.
@@ -342,6 +343,8 @@ type Queue struct {
 	// a disk that survives a restart. Only one gateway can use it at a time.
 	Dir  File `name:"dir" example:"/var/lib/sluice/queue"`
 	NATS NATS `name:"nats"`
+	// Encryption of what the queue and the history store.
+	Encryption Encryption `name:"encryption" restart:"false"`
 	// Maximum size of the pending notifications on disk; the same limit applies to scheduled ones.
 	// Beyond it asynchronous calls are refused.
 	MaxBytes Bytes `name:"max_bytes" default:"4GiB" allowed:"1MiB..1TiB"`
@@ -372,6 +375,19 @@ type History struct {
 	MaxBytes Bytes `name:"max_bytes" default:"8GiB" allowed:"1MiB..1TiB"`
 	// How long an Idempotency-Key is remembered; never longer than max_age.
 	IdempotencyTTL time.Duration `name:"idempotency_ttl" was:"keep_keys" default:"24h" allowed:"1m..720h"`
+}
+
+// Encryption configures the encryption of what the queue and the history store, on the disk or in NATS:
+// notifications with their targets, events and receipts (AES-256-GCM). The files of the index stay readable:
+// they have IDs of notifications, names of apps, counts and hashes.
+type Encryption struct {
+	// Files with one key each, mode 0600, as gateway key encryption prints them. The first key encrypts
+	// and all decrypt. To rotate, put a new key first, and remove the old one when GET /v1/status does not
+	// list it any more. In a cluster, all gateways need a key before one of them encrypts with it: add it
+	// at the end first. Without keys, nothing is encrypted.
+	KeyFiles []File `name:"key_files" example:"sluice-2030.key"`
+	// Whether new records are encrypted. With false, the keys only decrypt earlier ones.
+	Enabled bool `name:"enabled" default:"true"`
 }
 
 // NATS configures a JetStream cluster in place of the embedded queue.

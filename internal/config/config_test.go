@@ -74,7 +74,7 @@ func TestDefaults(t *testing.T) {
 			BudgetFloor: config.Rate{Count: 10, Per: time.Second},
 		},
 		Queue: config.Queue{
-			NATS: config.NATS{Replicas: 3}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,
+			NATS: config.NATS{Replicas: 3}, Encryption: config.Encryption{Enabled: true}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,
 		},
 		History:  config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, IdempotencyTTL: 24 * time.Hour},
 		AuditLog: config.AuditLog{MaxAge: 90 * 24 * time.Hour, MaxBytes: 256 << 20},

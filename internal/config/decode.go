@@ -38,6 +38,7 @@ type field struct {
 	required bool
 	secret   bool
 	restart  bool              // a reload cannot change the key
+	reload   bool              // a reload can change the key, also if it cannot change others of the block
 	inherit  string            // the block of Config whose values the block starts with
 	def      reflect.Value     // the default; invalid if there is none
 	preset   map[string]string // defaults of keys within the block that replace the block's own
@@ -57,6 +58,7 @@ func fieldsOf(t reflect.Type) []field {
 		fields[i] = field{
 			StructField: f, name: f.Tag.Get("name"), was: f.Tag.Get("was"), allowed: parseAllowed(f.Tag.Get("allowed")),
 			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true", restart: f.Tag.Get("restart") == "true",
+			reload: f.Tag.Get("restart") == "false",
 			preset: parsePairs(f.Tag.Get("preset")), inherit: f.Tag.Get("inherit"),
 		}
 		switch def := f.Tag.Get("default"); {
@@ -228,6 +230,7 @@ func (d *decoder) list(path string, f *field, node *yaml.Node, v reflect.Value) 
 			d.setPosition(at, position{line: item.Line, column: item.Column})
 		}
 		d.parseScalar(at, f, content(item), element)
+		d.resolveFile(element)
 		v.Set(reflect.Append(v, element))
 	}
 }
@@ -241,9 +244,20 @@ func (d *decoder) scalar(path string, f *field, node *yaml.Node, v reflect.Value
 	if !isEmpty(node) {
 		d.parseScalar(path, f, content(node), v)
 	}
+	d.resolveFile(v)
+}
+
+// resolveFile makes a relative path one that starts at the folder of the configuration.
+func (d *decoder) resolveFile(v reflect.Value) {
 	if file, ok := v.Interface().(File); ok && file != "" && !filepath.IsAbs(string(file)) {
 		v.SetString(filepath.Join(d.dir, string(file)))
 	}
+}
+
+// in returns the field of a block that is the value of key.
+func (f field) in(key field) field {
+	f.restart = f.restart || key.restart && !f.reload
+	return f
 }
 
 // parseScalar parses a single value and rejects a value that is not allowed.

@@ -44,8 +44,7 @@ func diff(changes *[]Change, key field, path string, from, to reflect.Value) {
 		return
 	}
 	for i, f := range fieldsOf(from.Type()) {
-		f.restart = f.restart || key.restart
-		diffValue(changes, f, joinPath(path, f.name), from.Field(i), to.Field(i))
+		diffValue(changes, f.in(key), joinPath(path, f.name), from.Field(i), to.Field(i))
 	}
 }
 

@@ -48,7 +48,7 @@ type reference struct {
 // block writes the keys of a block, which is the value of key.
 func (r *reference) block(path string, t reflect.Type, key field) {
 	for _, f := range fieldsOf(t) {
-		f.restart = f.restart || key.restart
+		f = f.in(key)
 		if preset, found := key.preset[f.name]; found {
 			f.Tag = reflect.StructTag(`default:"` + preset + `"`)
 		}

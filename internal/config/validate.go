@@ -22,6 +22,9 @@ func (d *decoder) validate(cfg *Config) {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
 	d.validateNATS(&cfg.Queue.NATS)
+	if len(cfg.Queue.Encryption.KeyFiles) > 0 && cfg.Queue.Dir == "" && cfg.Queue.NATS.URL == "" {
+		d.fail("queue.encryption.key_files", "needs a queue, whose records it encrypts: set queue.dir or queue.nats.url")
+	}
 	d.validateAuth(cfg)
 	d.validateOIDC(cfg)
 	for _, block := range cfg.TLSBlocks() {
