@@ -95,7 +95,7 @@ func Run(ctx context.Context, e *jetstream.Engine, cfg Config) (report *Report, 
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	a := &auditor{cfg: cfg, js: e.JetStream(), store: s, seed: maphash.MakeSeed()}
+	a := &auditor{cfg: cfg, engine: e, js: e.JetStream(), store: s, seed: maphash.MakeSeed()}
 	if err = errors.Join(a.run(ctx), s.close()); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
@@ -105,6 +105,7 @@ func Run(ctx context.Context, e *jetstream.Engine, cfg Config) (report *Report, 
 // auditor is a running audit.
 type auditor struct {
 	cfg      Config
+	engine   *jetstream.Engine
 	js       natsjs.JetStream
 	store    *store
 	seed     maphash.Seed
@@ -152,7 +153,11 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 			a.firstSeq = m.Sequence
 		}
 		next = m.Sequence + 1
-		for i, item := range jetstream.Items(m.Data) {
+		items, err := a.engine.Items(m.Data)
+		if err != nil {
+			return 0, err
+		}
+		for i, item := range items {
 			text, kind, err := eventOf(item)
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
