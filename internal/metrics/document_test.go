@@ -122,7 +122,9 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
 			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhooks.Status{{App: "shop", Name: "crm"}}
 		})
-		m.WatchStorageHealth(func() *metrics.StorageHealth { return &metrics.StorageHealth{External: true} })
+		m.WatchStorageHealth(func() *metrics.StorageHealth {
+			return &metrics.StorageHealth{External: true, Encrypted: map[string]uint64{"0123456789abcdef": 1}}
+		})
 		startPool(t, m, quota.New(quota.Config{}))
 		check(t, m)
 	})

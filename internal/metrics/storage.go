@@ -59,12 +59,17 @@ var healthReadings = []reading[StorageHealth]{
 
 var natsReading = gauge("sluice_nats_connected", "1 while the gateway is connected to NATS. Missing with an embedded queue.", nil, boolValue)
 
+var encryptedReading = gauge("sluice_queue_encrypted_messages", "Messages of the log that are encrypted with a key of queue.encryption. A key without them can be removed.",
+	[]string{"key"}, func(messages uint64) float64 { return float64(messages) })
+
 // StorageHealth says whether the storage of a gateway works.
 type StorageHealth struct {
 	Writable  bool   // the queue can accept notifications
 	Trims     uint64 // times that a nearly full disk has shortened the history
 	External  bool   // the storage is in NATS
 	Connected bool   // to it
+	// Encrypted is the number of messages that are encrypted with each key, by its ID.
+	Encrypted map[string]uint64
 }
 
 // WatchStorageHealth sets the function that returns the health of the storage; nil while it is not
@@ -107,6 +112,7 @@ func (c *storageCollector) Describe(to chan<- *prometheus.Desc) {
 		to <- r.desc
 	}
 	to <- natsReading.desc
+	to <- encryptedReading.desc
 	to <- waitingTasks.desc
 }
 
@@ -153,5 +159,8 @@ func (c *storageCollector) collectHealth(to chan<- prometheus.Metric) {
 	}
 	if health.External {
 		natsReading.send(to, health.Connected)
+	}
+	for key, messages := range health.Encrypted {
+		encryptedReading.send(to, messages, key)
 	}
 }

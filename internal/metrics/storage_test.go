@@ -42,6 +42,8 @@ func TestStorageHealthMetrics(t *testing.T) {
 	}
 	health = &metrics.StorageHealth{Writable: true, Trims: 2}
 	expectLines(t, m, `sluice_queue_writable 1`, `sluice_history_trims_total 2`)
+	health.Encrypted = map[string]uint64{"0123456789abcdef": 3}
+	expectLines(t, m, `sluice_queue_encrypted_messages{key="0123456789abcdef"} 3`)
 	if lines := scrape(t, m, "sluice_nats"); len(lines) > 0 {
 		t.Errorf("with an embedded queue: %q", lines)
 	}
