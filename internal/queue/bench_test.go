@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
@@ -24,7 +25,7 @@ import (
 // the history has indexed this number of events.
 func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
 	b.Helper()
-	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
+	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1, Keys: jetstreamtest.Keys()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -74,11 +75,11 @@ func waitIndexed(h *history.History, events int) {
 // openBareLog opens an engine with a log that nothing observes.
 func openBareLog(b *testing.B) *jetstream.Log {
 	b.Helper()
-	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
+	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1, Keys: jetstreamtest.Keys()})
 	if err != nil {
 		b.Fatal(err)
 	}
-	l, err := e.Log(b.Context(), natsjs.StreamConfig{Name: "BARE", Subjects: []string{"bare"}}, "bare", "")
+	l, err := e.Log(b.Context(), natsjs.StreamConfig{Name: "BARE", Subjects: []string{"bare", "bare.>"}}, "bare", "")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -205,6 +205,7 @@ func (c *crashChild) open(ctx context.Context, dir string) (e *jetstream.Engine,
 	if url := os.Getenv(crashURLEnv); url != "" {
 		engineConfig = jetstream.Config{URL: url, Replicas: 3}
 	}
+	engineConfig.Keys = jetstreamtest.Keys()
 	if e, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return nil, err
 	}
@@ -385,8 +386,12 @@ func TestKilledGatewayLosesNoTask(t *testing.T) {
 	}
 }
 
-// runCrashes kills children at random times and compares what they accepted with what arrived.
+// runCrashes kills children at random times and compares what they accepted with what arrived. With odd
+// seeds the log is encrypted.
 func runCrashes(t *testing.T, seed uint64) {
+	if seed%2 == 1 {
+		t.Setenv(jetstreamtest.EncryptionEnv, "1")
+	}
 	dir, random := t.TempDir(), rand.New(rand.NewPCG(seed, 17))
 	url := jetstreamtest.Config(t, dir).URL
 	for range crashKills {

@@ -429,7 +429,7 @@ func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg qu
 // is empty.
 func openQueueAt(t testing.TB, engineConfig jetstream.Config, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
-	engineConfig.Reserve = -1
+	engineConfig.Reserve, engineConfig.Keys = -1, jetstreamtest.Keys()
 	if cfg.Journal = j; cfg.Sender == nil {
 		cfg.Sender = s
 	}

@@ -126,7 +126,7 @@ func TestWaitingTasksAreWrittenAgain(t *testing.T) {
 			}
 		}
 		f.stop()
-		e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1})
+		e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1, Keys: jetstreamtest.Keys()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func TestCheckpointShortensStart(t *testing.T) {
 		if err := os.WriteFile(file, c.file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1})
+		e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1, Keys: jetstreamtest.Keys()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -93,6 +93,7 @@ func TestEventsHaveOneOrder(t *testing.T) {
 // that must not be repeated. The first ends as lost and the second is in doubt; the others are sent.
 func TestDamagedRecordsOfLog(t *testing.T) {
 	jetstreamtest.SkipOnCluster(t, "the test needs an embedded server")
+	t.Setenv(jetstreamtest.EncryptionEnv, "") // it finds the records by their content
 	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
 	release := s.block()
 	defer release()
