@@ -247,14 +247,16 @@ func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 }
 
 // excerpt matches a part of a configuration.
-var excerpt = regexp.MustCompile(`^(audit_log|auth|console|listen|proxy|quota|retry|tls|tracing|trusted_proxies):`)
+var excerpt = regexp.MustCompile(`^(audit_log|auth|console|listen|proxy|queue|quota|retry|tls|tracing|trusted_proxies):`)
 
 // checkYAML parses a configuration of the gateway, or a part of one without apps, a configuration of
 // the mock, or a fault script of the mock.
 func checkYAML(b codeBlock) error {
 	if excerpt.MatchString(b.text) {
-		b.text += `queue: {nats: {url: "nats://127.0.0.1"}}
-apps: {shop: {keys: [{name: k, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}], fcm: {}}}
+		if !strings.HasPrefix(b.text, "queue:") {
+			b.text += `queue: {nats: {url: "nats://127.0.0.1"}}` + "\n"
+		}
+		b.text += `apps: {shop: {keys: [{name: k, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}], fcm: {}}}
 `
 	}
 	if strings.Contains(b.text, "apps:") {

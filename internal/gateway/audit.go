@@ -34,6 +34,10 @@ func Audit(ctx context.Context, cfg *config.Config) (*audit.Report, error) {
 	}
 	engineConfig, _ := storageConfig(cfg)
 	engineConfig.SetupTimeout = auditSetupTimeout
+	var err error
+	if engineConfig.Keys, err = encryptionKeys(cfg); err != nil {
+		return nil, err
+	}
 	if engineConfig.Dir != "" { // Open would create the folder
 		if _, err := os.Stat(engineConfig.Dir); err != nil {
 			return nil, fmt.Errorf("gateway: nothing to audit: queue.dir: %w", err)
@@ -44,7 +48,7 @@ func Audit(ctx context.Context, cfg *config.Config) (*audit.Report, error) {
 		return nil, fmt.Errorf("gateway: audit: %w", err)
 	}
 	report, err := audit.Run(ctx, e, auditConfig(cfg))
-	if err = errors.Join(err, e.Close()); err != nil {
+	if err = errors.Join(missingKey(err, engineConfig.Keys), e.Close()); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	return report, nil

@@ -73,6 +73,9 @@ func localChecks(snap *snapshot) []Check {
 	checks = append(checks, issuerChecks(snap)...)
 	checks = append(checks, snap.traceExport.checks()...)
 	checks = append(checks, storageChecks(snap.cfg)...)
+	if keys := snap.keys; keys != nil {
+		checks = append(checks, Check{Key: encryptionKey, Verify: func(context.Context) (string, error) { return describeKeys(keys), nil }})
+	}
 	return append(checks, apnsChecks(snap.cfg)...)
 }
 
@@ -291,6 +294,9 @@ func fileRefs(cfg *config.Config) (refs []fileRef) {
 	add("queue.nats.credentials_file", cfg.Queue.NATS.CredentialsFile, true)
 	add("queue.nats.nkey_file", cfg.Queue.NATS.NKeyFile, true)
 	add("queue.nats.key_file", cfg.Queue.NATS.KeyFile, true)
+	for i, file := range cfg.Queue.Encryption.KeyFiles {
+		add(encryptionKey+"."+keyFileName(i), file, true)
+	}
 	for _, block := range cfg.TLSBlocks() {
 		add(block.Path+".key_file", block.TLS.KeyFile, true)
 		add(block.Path+".cert_file", block.TLS.CertFile, false)

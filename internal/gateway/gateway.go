@@ -169,7 +169,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
 	}
-	if err := g.storage.open(ctx, g.current.Load().cfg, g, g.log); err != nil {
+	if err := g.storage.open(ctx, g.current.Load(), g, g.log); err != nil {
 		closed := errors.Join(g.conns.Close(), g.adminConns.Close())
 		if ctx.Err() != nil { // stopped during the start
 			return closed

@@ -38,7 +38,12 @@ func TestMain(m *testing.M) {
 	if file := os.Getenv(childConfigVar); file != "" {
 		os.Exit(runChild(file))
 	}
-	goleak.VerifyTestMain(tests)
+	goleak.VerifyTestMain(tests, goleak.Cleanup(func(code int) {
+		if jetstreamtest.Keys() != nil {
+			_ = os.Remove(string(testKeyFile()))
+		}
+		os.Exit(code)
+	}))
 }
 
 const deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
@@ -93,7 +98,34 @@ func parse(t testing.TB, text string) *config.Config {
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
+	return withTestKey(cfg)
+}
+
+// withTestKey adds a key to a configuration with a queue and without keys, if the tests run with encryption.
+func withTestKey(cfg *config.Config) *config.Config {
+	if e := &cfg.Queue.Encryption; jetstreamtest.Keys() != nil && len(e.KeyFiles) == 0 && (cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "") {
+		e.KeyFiles = []config.File{testKeyFile()}
+	}
 	return cfg
+}
+
+// testKeyFile returns the key file of tests that run with encryption. TestMain removes it.
+var testKeyFile = sync.OnceValue(func() config.File {
+	file := filepath.Join(os.TempDir(), fmt.Sprintf("sluice-test-%d.key", os.Getpid()))
+	if err := os.WriteFile(file, []byte(jetstreamtest.KeyText), 0o600); err != nil {
+		panic(err)
+	}
+	return config.File(file)
+})
+
+// writeKey writes a key file for queue.encryption.
+func writeKey(t testing.TB, text string) config.File {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "sluice.key")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config.File(file)
 }
 
 // testGateway is a running gateway.

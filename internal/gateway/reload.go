@@ -112,6 +112,9 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 		if changes = append(changes, connectionChanges(old, next)...); len(changes) == 0 {
 			return nil, nil
 		}
+		if err := g.storage.checkKeys(old.keys, next.keys); err != nil {
+			return nil, err
+		}
 		if replaced, err = g.replace(old, next); err != nil {
 			return nil, err
 		}
@@ -202,6 +205,9 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 	}
 	if was, is := old.traceExport, next.traceExport; was != nil && is != nil && was != is {
 		changes = append(changes, "tracing: reconnecting")
+	}
+	if next.keys != nil && !sameKeys(old.keys, next.keys) {
+		changes = append(changes, encryptionKey+": "+describeKeys(next.keys))
 	}
 	for i, block := range next.cfg.TLSBlocks() {
 		if old.tls[i] != next.tls[i] {

@@ -29,7 +29,7 @@ func (h testGateway) reload(text string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.gw.Reload(cfg)
+	return h.gw.Reload(withTestKey(cfg))
 }
 
 // sendBoth posts one notification for shop to each platform and fails unless both are accepted.

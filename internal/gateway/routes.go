@@ -65,6 +65,9 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 	if next.traceExport, err = b.newTraceExport(&cfg.Tracing); err != nil {
 		b.errs = append(b.errs, err)
 	}
+	if next.keys, err = encryptionKeys(cfg); err != nil {
+		b.errs = append(b.errs, err)
+	}
 	for i, block := range cfg.TLSBlocks() {
 		if next.tls[i], err = contents.listenerTLS(block.Path, block.TLS); err != nil {
 			b.errs = append(b.errs, err)

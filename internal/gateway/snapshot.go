@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -35,6 +36,7 @@ type snapshot struct {
 	signIns       []*identity.SignIn // of auth.oidc; nil for an issuer without
 	api           *api.Handler
 	traceExport   *traceExport   // nil if tracing is off
+	keys          *keyring.Ring  // of queue.encryption; nil without keys
 	tls           [2]*tls.Config // of the API and the admin listener; nil for plain HTTP
 
 	// users is the number of calls in progress, plus one while the snapshot is current, plus one
@@ -138,6 +140,7 @@ func (g *Gateway) startCurrent() {
 // old that it does not share. g.mu is held.
 func (g *Gateway) start(snap, old *snapshot) {
 	g.storage.setLimiters(snap)
+	g.storage.useKeys(snap.keys)
 	for _, s := range snap.services {
 		if s.settings.runsFromStart() {
 			s.start()

@@ -88,18 +88,19 @@ func (st *storage) apiHistory() api.History {
 }
 
 // open opens the engine, the history, the queue and the keys. The queue sends due notifications with sender.
-func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
+func (st *storage) open(ctx context.Context, snap *snapshot, sender queue.Sender, log *slog.Logger) (err error) {
 	if st == nil {
 		return nil
 	}
+	cfg := snap.cfg
 	engineConfig, index := storageConfig(cfg)
-	engineConfig.Logger = log
+	engineConfig.Keys, engineConfig.Logger = snap.keys, log
 	st.log, st.idempotencyTTL = log, cfg.History.IdempotencyTTL
 	if st.engine, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return err
 	}
 	if st.eventLog, err = history.OpenLog(ctx, st.engine, index); err != nil {
-		return errors.Join(err, st.engine.Close())
+		return errors.Join(missingKey(err, snap.keys), st.engine.Close())
 	}
 	st.History, err = history.Open(ctx, history.Config{
 		Engine: st.engine, Log: st.eventLog, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
@@ -222,7 +223,9 @@ func (st *storage) health() *metrics.StorageHealth {
 		return nil
 	}
 	external := !st.engine.Embedded()
-	return &metrics.StorageHealth{Writable: st.Queue.Ready() == nil, Trims: st.trims.Load(), External: external, Connected: external && st.engine.Connected()}
+	return &metrics.StorageHealth{
+		Writable: st.Queue.Ready() == nil, Trims: st.trims.Load(), External: external, Connected: external && st.engine.Connected(), Encrypted: st.encryptedMessages(),
+	}
 }
 
 // QueueStatus is the state of the queue.
@@ -231,6 +234,8 @@ type QueueStatus struct {
 	// Writable is false while the queue cannot accept notifications; Reason says why.
 	Writable bool   `json:"writable"`
 	Reason   string `json:"reason,omitempty"`
+	// Encryption is set if the configuration has keys for it.
+	Encryption *EncryptionStatus `json:"encryption,omitempty"`
 }
 
 // statusTimeout is the timeout for reading the state of the queue.
@@ -247,7 +252,7 @@ func (st *storage) status() (*QueueStatus, *history.Status) {
 	if err == nil {
 		err = st.Queue.Ready()
 	}
-	q := &QueueStatus{Status: status, Writable: err == nil}
+	q := &QueueStatus{Status: status, Writable: err == nil, Encryption: st.encryption(ctx)}
 	if err != nil {
 		q.Reason = err.Error()
 	}
