@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
@@ -117,6 +118,14 @@ func TestKeyVAPIDPrintsAUsableKeyFile(t *testing.T) {
 	key, err := webpush.ParseKey([]byte(stdout))
 	if code != 0 || err != nil || !strings.HasPrefix(stdout, "public   "+key.Public()+"\n") {
 		t.Fatalf("%d %v %q", code, err, stdout)
+	}
+}
+
+func TestKeyEncryptionPrintsAUsableKeyFile(t *testing.T) {
+	code, stdout, _ := runGateway(t, nil, "key", "encryption")
+	key, err := keyring.ParseKey([]byte(stdout))
+	if code != 0 || err != nil || stdout != key.Text() || !strings.HasPrefix(stdout, "# Sluice encryption key "+key.ID().String()+"\n") {
+		t.Fatalf("%d %v", code, err)
 	}
 }
 

@@ -14,17 +14,37 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
 type keyCmd struct {
 	API   apiKeyCmd   `cmd:"" name:"api" default:"withargs" help:"Create an API key and its hash for the configuration."`
 	VAPID vapidKeyCmd `cmd:"" name:"vapid" help:"Create a key pair for Web Push."`
+
+	Encryption encryptionKeyCmd `cmd:"" name:"encryption" help:"Create a key that encrypts the queue and the history."`
 }
 
 // Help returns the description and examples.
 func (keyCmd) Help() string {
-	return "Example:\n\n    gateway key\n    gateway key vapid > vapid.pem"
+	return "Example:\n\n    gateway key\n    gateway key vapid > vapid.pem\n    gateway key encryption > sluice.key"
+}
+
+type encryptionKeyCmd struct{}
+
+// Help returns the description and examples.
+func (encryptionKeyCmd) Help() string {
+	return `Example:
+
+    (umask 077 && gateway key encryption > sluice.key)
+
+Put the name of the file into queue.encryption.key_files. The first line holds the ID of the key, which GET /v1/status and gateway check show. The second line is the key: 32 random bytes in base64. Keep a copy outside of the machine: without the key, nobody can read what it has encrypted.`
+}
+
+// Run prints a new key.
+func (encryptionKeyCmd) Run(p process) error {
+	_, err := fmt.Fprint(p.stdout, keyring.NewKey().Text())
+	return err
 }
 
 type vapidKeyCmd struct{}

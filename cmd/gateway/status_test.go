@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -118,8 +119,8 @@ func TestStatusShowsADegradedGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	socket := filepath.Join(dir, "api.sock")
-	p := startGateway(t, nil, "serve", "-c", statusConfig(t, m, "unix:"+socket, fmt.Sprintf("queue: {dir: %q, reserve: 1MiB}\npool: {idle_timeout: 0s}\nretry: {attempts: 1}", t.TempDir())))
+	socket, key := filepath.Join(dir, "api.sock"), keyring.NewKey()
+	p := startGateway(t, nil, "serve", "-c", statusConfig(t, m, "unix:"+socket, fmt.Sprintf("queue: {dir: %q, reserve: 1MiB, encryption: {key_files: [%q]}}\npool: {idle_timeout: 0s}\nretry: {attempts: 1}", t.TempDir(), writeTemp(t, "sluice.key", key.Text()))))
 	p.waitForLog(`"msg":"serving"`)
 	env := []string{"SLUICE_KEY=test", "GATEWAY_URL=unix:" + socket}
 	send := func() (code int) {
@@ -130,7 +131,7 @@ func TestStatusShowsADegradedGateway(t *testing.T) {
 		t.Errorf("send: exit code %d", code)
 	}
 	code, stdout, stderr := runGateway(t, env, "status")
-	for _, want := range []string{"gateway  unix:" + socket, "queue    waiting 0, 0 B of 4 GiB", "pool     fcm ", "  ready\n", "         apps.shop.fcm\n", "  ENDPOINT ", " ok "} {
+	for _, want := range []string{"gateway  unix:" + socket, "queue    waiting 0, 0 B of 4 GiB", "keys     " + key.ID().String() + " encrypts, needed: " + key.ID().String() + " (", "pool     fcm ", "  ready\n", "         apps.shop.fcm\n", "  ENDPOINT ", " ok "} {
 		if code != 0 || !strings.Contains(stdout, want) || strings.Contains(stdout, "\x1b") {
 			t.Errorf("exit code %d, want %q in\n%s%s", code, want, stdout, stderr)
 		}

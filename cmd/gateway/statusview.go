@@ -95,6 +95,9 @@ func (v statusView) storage(s *gateway.Status) (lines []string) {
 			text += " (" + strings.Join(parts, ", ") + ")"
 		}
 		lines = append(lines, v.clip(text))
+		if e := q.Encryption; e != nil {
+			lines = append(lines, v.clip(encryptionText(e)))
+		}
 	}
 	if h := s.History; h != nil && !h.CaughtUp {
 		text := v.line("history  %d messages of the cluster not received yet", h.LagBatches)
@@ -108,6 +111,18 @@ func (v statusView) storage(s *gateway.Status) (lines []string) {
 		lines = append(lines, text)
 	}
 	return lines
+}
+
+// encryptionText says which key encrypts and which ones the stored records need.
+func encryptionText(e *gateway.EncryptionStatus) string {
+	text := "keys     " + cmp.Or(e.Key, "none") + " encrypts"
+	for i, needed := range e.Needed {
+		if i == 0 {
+			text += ", needed:"
+		}
+		text += fmt.Sprintf(" %s (%d messages)", needed.Key, needed.Messages)
+	}
+	return text
 }
 
 // size formats a number of bytes.
