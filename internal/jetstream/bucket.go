@@ -59,6 +59,42 @@ func (b *Bucket) Get(ctx context.Context, key string) (value []byte, revision ui
 	return value, revision, err
 }
 
+// Entry is a value of a bucket.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+}
+
+// List returns the values of all keys. The result may be stale.
+func (b *Bucket) List(ctx context.Context) (entries []Entry, err error) {
+	err = b.do(ctx, func(kv natsjs.KeyValue) error {
+		entries = nil
+		watcher, err := kv.WatchAll(ctx, natsjs.IgnoreDeletes())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = watcher.Stop() }()
+		for {
+			select {
+			case e := <-watcher.Updates():
+				if e == nil { // those that were there
+					return nil
+				}
+				entries = append(entries, Entry{e.Key(), e.Value(), e.Revision()})
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	return entries, err
+}
+
+// Delete removes a key and its value.
+func (b *Bucket) Delete(ctx context.Context, key string) error {
+	return b.do(ctx, func(kv natsjs.KeyValue) error { return kv.Purge(ctx, key) })
+}
+
 // Put sets the value of a key.
 func (b *Bucket) Put(ctx context.Context, key string, value []byte) error {
 	return b.do(ctx, func(kv natsjs.KeyValue) error {
