@@ -112,6 +112,41 @@ func (e *Engine) items(message []byte, altered func(index int)) (iter.Seq2[int, 
 	}, nil
 }
 
+// The first byte of sealed data.
+const (
+	sealedPlain     = 0
+	sealedEncrypted = 1
+)
+
+// Seal returns the form of data to store outside of a log: encrypted with the current key, if there is one.
+func (e *Engine) Seal(data []byte) []byte {
+	key := e.Keys().Current()
+	if key == nil {
+		return append([]byte{sealedPlain}, data...)
+	}
+	header, box := key.NewBox()
+	return box.Seal(append([]byte{sealedEncrypted}, header...), 0, data)
+}
+
+// Unseal returns the data that Seal got. The error can be a *keyring.MissingKeyError.
+func (e *Engine) Unseal(sealed []byte) ([]byte, error) {
+	switch {
+	case len(sealed) > 0 && sealed[0] == sealedPlain:
+		return sealed[1:], nil
+	case len(sealed) <= keyring.HeaderLen || sealed[0] != sealedEncrypted:
+		return nil, errors.New("jetstream: sealed data is damaged")
+	}
+	box, err := e.Keys().Open(sealed[1 : 1+keyring.HeaderLen])
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	data, err := box.Open(nil, 0, sealed[1+keyring.HeaderLen:])
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	return data, nil
+}
+
 // KeyUse is the number of messages of a log that are encrypted with a key.
 type KeyUse struct {
 	Key      keyring.ID
