@@ -136,6 +136,10 @@ func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 	b = appendNonEmpty(b, "platform", string(e.Platform))
 	b = appendNonEmpty(b, "lane", string(e.Lane))
 	b = appendStrings(b, "tags", e.Tags)
+	b = appendNonEmpty(b, "broadcast", e.Broadcast)
+	if e.Line != 0 {
+		b = appendInt(b, "line", int(e.Line))
+	}
 	if e.Attempt != 0 {
 		b = appendInt(b, "attempt", e.Attempt)
 	}

@@ -22,6 +22,10 @@ type Event struct {
 	Lane     Lane     `json:"lane,omitempty"`
 	// Tags are those of the notification. The events of acceptance and of the end have them.
 	Tags []string `json:"tags,omitempty"`
+	// Broadcast is the ID of the broadcast that the notification belongs to, and Line its line in the
+	// audience. An event of the broadcast itself has no line.
+	Broadcast string `json:"broadcast,omitempty"`
+	Line      uint32 `json:"line,omitempty"`
 	// Attempt is the attempt's number, from 1, if Status is sending.
 	Attempt int `json:"attempt,omitempty"`
 	// SendAt is when a scheduled notification is due.

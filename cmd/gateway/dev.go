@@ -124,7 +124,7 @@ listen: %q
 admin: { listen: %q }
 apps:
   %s:
-    keys: [ { name: dev, hash: %q, scopes: [ send, read, channels ] } ]
+    keys: [ { name: dev, hash: %q, scopes: [ send, read, channels, broadcasts ] } ]
     apns:   # no url: the mock distinguishes Apple's two environments by host name and serves both at these addresses
       endpoints: [ %s ]
       manage_url: https://%s

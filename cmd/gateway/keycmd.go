@@ -74,7 +74,7 @@ func (vapidKeyCmd) Run(p process) error {
 
 type apiKeyCmd struct {
 	Name    string   `placeholder:"NAME" help:"Name of the key. Also prints its entry for the configuration."`
-	Scopes  []string `placeholder:"SCOPE,…" help:"Scopes of the key: send, read, events, channels, broadcasts, admin. The default is send,read."`
+	Scopes  []string `placeholder:"SCOPE,…" help:"Scopes of the key: send, read, events, channels, broadcasts, approve, admin. The default is send,read."`
 	Expires string   `placeholder:"WHEN" help:"When the key expires: a number of days such as 90d, or a date such as 2030-01-31."`
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/sluice-push/sluice/internal/auditlog"
+	"github.com/sluice-push/sluice/internal/broadcast"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/identity"
 	"github.com/sluice-push/sluice/internal/loglimit"
@@ -46,6 +47,9 @@ type Config struct {
 	// problem needs-queue.
 	Queue   Queue
 	History History
+	// Broadcasts returns the broadcasts of all apps, or nil while they are not open. nil means that the gateway
+	// has none.
+	Broadcasts func() *broadcast.Manager
 	// Draining is closed when the gateway starts to drain. It ends all event feeds, and their
 	// clients reconnect to another gateway. nil means never.
 	Draining <-chan struct{}
@@ -121,6 +125,7 @@ type server struct {
 	topics         Topics
 	queue          Queue
 	history        History
+	broadcasts     func() *broadcast.Manager
 	draining       <-chan struct{}
 	auth           *identity.Authenticator
 	limits         Limits
@@ -197,7 +202,7 @@ func New(cfg Config) (*Handler, error) {
 	}
 	limits := cfg.Limits.withDefaults()
 	s := &server{
-		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
+		queue: cfg.Queue, history: cfg.History, broadcasts: cfg.Broadcasts, draining: cfg.Draining,
 		sender: cfg.Sender, channels: cfg.Channels, topics: cfg.Topics, auth: cfg.Auth, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, trustedProxies: cfg.TrustedProxies, observer: cfg.Observe, tracer: cfg.Tracer, refusal: cfg.Refused, audit: cfg.Audit, auditSends: cfg.AuditSends,
 		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
@@ -230,6 +235,7 @@ func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r.Post("/v1/apps/{app}/fcm/topics/subscribe", handle(s.authorize(identity.Channels, s.subscribeTopic)))
 	r.Post("/v1/apps/{app}/fcm/topics/unsubscribe", handle(s.authorize(identity.Channels, s.unsubscribeTopic)))
 	r.Post("/v1/apps/{app}/fcm/topics/list", handle(s.authorize(identity.Read, s.listTopics)))
+	s.broadcastRoutes(r)
 	r.Get("/v1/status", handle(s.showStatus))
 	r.Get("/v1/audit", handle(s.readAudit))
 
@@ -263,7 +269,7 @@ func handleNotFound(*response, *http.Request) *problem {
 // the header Allow.
 func handleMethodNotAllowed(w *response, r *http.Request) *problem {
 	routes := chi.RouteContext(r.Context()).Routes
-	for _, method := range [...]string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+	for _, method := range [...]string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
 			w.Header().Add("Allow", method)
 		}

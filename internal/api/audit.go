@@ -24,6 +24,14 @@ var auditedRoutes = map[string]string{
 	"POST /v1/apps/{app}/fcm/topics/subscribe":   "topic.subscribe",
 	"POST /v1/apps/{app}/fcm/topics/unsubscribe": "topic.unsubscribe",
 	"GET /v1/audit": "audit.read",
+
+	"POST /v1/apps/{app}/broadcasts":                "broadcast.create",
+	"PUT /v1/apps/{app}/broadcasts/{id}":            "broadcast.replace",
+	"DELETE /v1/apps/{app}/broadcasts/{id}":         "broadcast.delete",
+	"PUT /v1/apps/{app}/broadcasts/{id}/audience":   "broadcast.upload",
+	"PATCH /v1/apps/{app}/broadcasts/{id}/audience": "broadcast.upload",
+	"GET /v1/apps/{app}/broadcasts/{id}/results":    "broadcast.export",
+	"POST /v1/apps/{app}/broadcasts/{id}/{command}": "broadcast.", // and the command
 }
 
 // anonymousRefusals limits the records of requests without a valid credential, by reason: everybody who can
@@ -41,6 +49,11 @@ func (s *server) auditRequest(w *response, r *http.Request) {
 	record := auditlog.Record{
 		Action: auditedRoutes[r.Method+" "+routeOf(r)], Result: "ok", Caller: w.key, App: w.app, RequestID: w.requestID,
 		Subject: cmp.Or(chi.URLParam(r, "id"), w.subject), Count: int64(w.count),
+	}
+	if command := chi.URLParam(r, "command"); command != "" {
+		if record.Action += command; w.status == http.StatusNotFound { // perhaps not a command
+			record.Action = "broadcast.command"
+		}
 	}
 	caller := w.access.caller
 	if caller != nil {

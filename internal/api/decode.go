@@ -214,7 +214,11 @@ func invalid(field, allowed string) *problem {
 // mapDecodeError converts an error of the decoder into a problem that names the field and what is
 // allowed there.
 func mapDecodeError(err error, text []byte) *problem {
-	e := strictjson.Explain(err, text)
+	return strictProblem(strictjson.Explain(err, text))
+}
+
+// strictProblem returns the problem for an error of the strict decoder, or one like it.
+func strictProblem(e *strictjson.Error) *problem {
 	switch e.Reason {
 	case strictjson.InvalidField:
 		return invalid(e.Field, e.Detail)

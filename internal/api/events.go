@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/broadcast"
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
@@ -218,14 +219,17 @@ var feedStatuses = []push.Status{
 	push.StatusThrottled, push.StatusUnauthorized, push.StatusUnavailable, push.StatusUnknown, push.StatusExpired, push.StatusCancelled,
 }
 
+// broadcastStatuses are the statuses of events of broadcasts, which the parameter type may contain, too.
+var broadcastStatuses = broadcast.Statuses()
+
 // typeFilter returns the filter for the parameter type, which can be repeated and can contain
 // commas. Without it, all events pass.
 func typeFilter(r *http.Request) (func(*push.Event) bool, *problem) {
 	var types []push.Status
 	for _, list := range r.URL.Query()["type"] {
 		for status := range strings.SplitSeq(list, ",") {
-			if !slices.Contains(feedStatuses, push.Status(status)) {
-				return nil, &problem{kind: invalidParameter, field: "type", detail: "must be one or more of " + joinStatuses(feedStatuses)}
+			if !slices.Contains(feedStatuses, push.Status(status)) && !slices.Contains(broadcastStatuses, push.Status(status)) {
+				return nil, &problem{kind: invalidParameter, field: "type", detail: "must be one or more of " + joinStatuses(slices.Concat(feedStatuses, broadcastStatuses))}
 			}
 			types = append(types, push.Status(status))
 		}

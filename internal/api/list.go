@@ -179,6 +179,19 @@ func (p *params) timeRange(now time.Time) (since, until time.Time) {
 	return since, until
 }
 
+// number returns a whole number in a range, or the default.
+func (p *params) number(name string, lowest, highest, value int) int {
+	text := p.one(name)
+	if text == "" {
+		return value
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < lowest || n > highest {
+		p.refuse(name, fmt.Sprintf("must be a whole number from %d to %d", lowest, highest))
+	}
+	return n
+}
+
 func (p *params) limit() int {
 	value := p.one("limit")
 	if value == "" {

@@ -19,7 +19,7 @@ import (
 
 // reasonPackages are the packages whose reasons get into receipts.
 var reasonPackages = []string{
-	"push", "wire", "pool", "providers/apns", "providers/fcm", "providers/webpush", "quota", "retry", "internal/delivery", "internal/queue", "internal/history", "internal/gateway",
+	"push", "wire", "pool", "providers/apns", "providers/fcm", "providers/webpush", "quota", "retry", "internal/delivery", "internal/broadcast", "internal/queue", "internal/history", "internal/gateway",
 }
 
 // reasonTables are the variables whose keys or values are reasons: true for the keys.

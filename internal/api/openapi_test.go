@@ -19,6 +19,8 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/audience"
+	"github.com/sluice-push/sluice/internal/broadcast"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -77,6 +79,10 @@ func TestOpenAPINotificationFields(t *testing.T) {
 	for schema, of := range map[string]any{
 		"NotificationFields": push.Notification{}, "Target": push.Target{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
 		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": api.NotReady{}, "TargetLists": api.TargetLists{},
+		"BroadcastDefinition": broadcast.Definition{}, "Variant": audience.Variant{}, "Audience": broadcast.Audience{}, "Schedule": audience.Schedule{}, "QuietHours": audience.QuietHours{},
+		"BroadcastRate": audience.Rate{}, "Canary": broadcast.Canary{}, "PauseIf": broadcast.PauseIf{}, "RecallMessage": broadcast.RecallMessage{}, "Validation": broadcast.Validation{},
+		"BroadcastCounts": broadcast.Counts{}, "InvalidLines": broadcast.InvalidPage{}, "InvalidLine": audience.LineError{}, "BroadcastPreviews": broadcast.Previews{},
+		"BroadcastPreview": broadcast.Preview{}, "LineResult": broadcast.LineResult{},
 		"Page": push.Page{}, "Summary": push.Summary{}, "Stats": push.Stats{}, "Count": push.Count{}, "Latency": push.Latency{},
 		"TopicPage": push.TopicPage{}, "TopicSubscription": push.TopicSubscription{},
 	} {
@@ -118,7 +124,7 @@ func TestOpenAPIReceiptFields(t *testing.T) {
 
 func TestOpenAPIEventFields(t *testing.T) {
 	text, err := json.Marshal(push.Event{ID: "1", App: "shop", At: time.Now(), Status: push.StatusSending, Platform: push.FCM, Lane: push.LaneBulk,
-		Tags: []string{"a"}, Attempt: 1, SendAt: time.Now(), Receipt: new(push.Receipt), Target: new(push.Target), TraceContext: push.TraceContext{TraceParent: "p", TraceState: "s"}})
+		Tags: []string{"a"}, Broadcast: "b", Line: 1, Attempt: 1, SendAt: time.Now(), Receipt: new(push.Receipt), Target: new(push.Target), TraceContext: push.TraceContext{TraceParent: "p", TraceState: "s"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package api_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -54,6 +55,7 @@ func checkBody(doc *openapi3.T, mediaType string, content *openapi3.MediaType, b
 	schema := content.Schema.Value
 	text, isText := body.(string)
 	component, hasLines := lineSchemas[mediaType]
+	component = cmp.Or(schema.Title, component)
 	if !isText || !hasLines {
 		return schema.VisitJSON(body, openapi3.EnableJSONSchema2020())
 	}
@@ -107,6 +109,8 @@ func closeSchemas(t testing.TB, doc *openapi3.T) {
 	no := false
 	open := *doc.Components.Schemas["Receipt"].Value
 	doc.Components.Schemas["Record"].Value.AllOf[0] = openapi3.NewSchemaRef("", &open)
+	openDefinition := *doc.Components.Schemas["BroadcastDefinition"].Value
+	doc.Components.Schemas["Broadcast"].Value.AllOf[0] = openapi3.NewSchemaRef("", &openDefinition)
 	for name, schema := range doc.Components.Schemas {
 		if schema.Value.Type.Is("object") && name != "Status" && name != "NotificationFields" && name != "TargetLists" {
 			schema.Value.AdditionalProperties = openapi3.BoolSchema{Has: &no}

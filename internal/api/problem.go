@@ -54,9 +54,12 @@ var (
 		"The Idempotency-Key was used with another body before"}
 	keyInUse = kind{http.StatusConflict, "idempotency-key-in-use", "IdempotencyKeyInUse",
 		"A request with this Idempotency-Key is in progress"}
-	notWaiting    = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification is no longer pending"}
-	cursorExpired = kind{http.StatusGone, "cursor-expired", "CursorExpired", "The events after this cursor are no longer stored"}
-	needsQueue    = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
+	notWaiting         = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification is no longer pending"}
+	notPossible        = kind{http.StatusConflict, "not-possible", "NotPossible", "The request is not possible in the current state"}
+	wrongOffset        = kind{http.StatusConflict, "wrong-offset", "WrongOffset", "The upload continues at another offset"}
+	preconditionFailed = kind{http.StatusPreconditionFailed, "precondition-failed", "PreconditionFailed", "The resource has changed"}
+	cursorExpired      = kind{http.StatusGone, "cursor-expired", "CursorExpired", "The events after this cursor are no longer stored"}
+	needsQueue         = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
 		"The request needs a queue, and this gateway has none"}
 	queueFull = kind{http.StatusServiceUnavailable, "queue-full", "QueueFull",
 		"The queue or its disk is full"}

@@ -47,6 +47,7 @@ const (
 // gatewayReasons are the facts about reasons that the error tables of the providers do not have.
 var gatewayReasons = map[string]reasonFacts{
 	"APP_OVER_SHARE":           {"429", "throttled", callerSends, "Operator: raise `pool.size` or `pool.in_flight`, or the `weight` of the app."},
+	"BROADCAST_EXPIRED":        {"", "expired", "no", ""},
 	"BatchTooLarge":            {"", "refused", "no", "Send the rest in another batch."},
 	"BodyIncomplete":           {"400", "refused", "no", "Send the rest in another batch."},
 	"BodyTimeout":              {"408", "refused", "no", "Send the rest in another batch, and write without pauses."},

@@ -162,6 +162,9 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
 			}
+			if kind == logrecord.Control { // of a broadcast
+				continue
+			}
 			r, err := a.parseEvent(text)
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)

@@ -65,11 +65,12 @@ type Key struct {
 	Name string `name:"name" example:"backend" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// SHA-256 of the key, as gateway key prints it. Never put the key itself here.
 	Hash string `name:"hash" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
-	// What the key allows. send sends notifications and cancels them. broadcasts sends to topics,
-	// conditions and channels only. read reads notifications, channels and the status, and includes
+	// What the key allows. send sends notifications and cancels them. broadcasts sends broadcasts, and
+	// single notifications to topics, conditions and channels only. approve approves large broadcasts of
+	// other callers. read reads notifications, channels and the status, and includes
 	// events, which reads the event feed. channels creates and deletes broadcast channels: deleting a
 	// channel removes it for all its subscribers. It also changes topic subscriptions of FCM.
-	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts"`
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|approve"`
 	// When the key becomes valid. Empty: at once.
 	NotBefore Time `name:"not_before"`
 	// When the key expires. A week before, the log and sluice_key_expiry_timestamp_seconds say so. Empty:

@@ -30,7 +30,7 @@ type AuthKey struct {
 	Apps []string `name:"apps" example:"shop"`
 	// What the key allows, as in apps.NAME.keys. admin allows everything in all apps, and reads the
 	// status of all apps and the audit log.
-	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|admin"`
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|approve|admin"`
 	// As in apps.NAME.keys.
 	NotBefore Time `name:"not_before"`
 	// As in apps.NAME.keys.
@@ -49,7 +49,7 @@ type AuthCertificate struct {
 	// Apps that the holders may act for; * is all of them. Required, except with the scope admin.
 	Apps []string `name:"apps" example:"shop"`
 	// As in auth.keys.
-	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|admin"`
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|approve|admin"`
 	// As in apps.NAME.keys, for all holders together.
 	Rate Rate `name:"rate" example:"500/s"`
 	// As in apps.NAME.keys, for all holders together.
@@ -108,7 +108,7 @@ type OIDCRule struct {
 	// Claim with names of apps. The holders may act for those of apps that it contains.
 	AppsClaim string `name:"apps_claim" example:"push_apps"`
 	// What the holders may do, as in auth.keys.
-	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|admin"`
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|events|channels|broadcasts|approve|admin"`
 	// Claim with scopes. The holders have those of scopes that it contains.
 	ScopesClaim string `name:"scopes_claim" example:"scope"`
 	// What stands before each scope in scopes_claim.

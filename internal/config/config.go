@@ -51,17 +51,18 @@ type Config struct {
 	// of traces. A block of the same name in a provider or webhook replaces it as a whole.
 	Proxy Proxy `name:"proxy"`
 	// Apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
-	Apps      map[string]*App `name:"apps" required:"true"`
-	Auth      Auth            `name:"auth"`
-	DNS       DNS             `name:"dns"`
-	Queue     Queue           `name:"queue" restart:"true"`
-	History   History         `name:"history" restart:"true"`
-	AuditLog  AuditLog        `name:"audit_log" restart:"true"`
-	Limits    Limits          `name:"limits"`
-	Log       Log             `name:"log" restart:"true"`
-	Tracing   Tracing         `name:"tracing"`
-	Drain     Drain           `name:"drain"`
-	Readiness Readiness       `name:"readiness"`
+	Apps       map[string]*App `name:"apps" required:"true"`
+	Auth       Auth            `name:"auth"`
+	DNS        DNS             `name:"dns"`
+	Queue      Queue           `name:"queue" restart:"true"`
+	History    History         `name:"history" restart:"true"`
+	Broadcasts Broadcasts      `name:"broadcasts" restart:"true"`
+	AuditLog   AuditLog        `name:"audit_log" restart:"true"`
+	Limits     Limits          `name:"limits"`
+	Log        Log             `name:"log" restart:"true"`
+	Tracing    Tracing         `name:"tracing"`
+	Drain      Drain           `name:"drain"`
+	Readiness  Readiness       `name:"readiness"`
 }
 
 // Admin configures the listener for operators.
@@ -388,6 +389,20 @@ type Encryption struct {
 	KeyFiles []File `name:"key_files" example:"sluice-2030.key"`
 	// Whether new records are encrypted. With false, the keys only decrypt earlier ones.
 	Enabled bool `name:"enabled" default:"true"`
+}
+
+// Broadcasts configures messages to an audience of up to millions of devices. They need a queue.
+type Broadcasts struct {
+	// Maximum number of lines of an audience.
+	MaxLines int `name:"max_lines" default:"10000000" allowed:"1..1000000000"`
+	// Maximum size of an audience. It is stored compressed, beside the queue.
+	MaxBytes Bytes `name:"max_bytes" default:"8GiB" allowed:"1MiB..1TiB"`
+	// Number of devices above which a broadcast starts only after another caller than the one that has
+	// created it has approved it, with the scope approve. 0 needs no approval.
+	ApproveAbove int `name:"approve_above" example:"10000" default:"0" allowed:"0..1000000000"`
+	// How long a broadcast with its audience and results is kept after its end, or after its creation if it
+	// was never started. The history keeps its notifications for history.max_age.
+	Retention time.Duration `name:"retention" default:"168h" allowed:"1h..8760h"`
 }
 
 // NATS configures a JetStream cluster in place of the embedded queue.

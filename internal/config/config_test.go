@@ -76,8 +76,9 @@ func TestDefaults(t *testing.T) {
 		Queue: config.Queue{
 			NATS: config.NATS{Replicas: 3}, Encryption: config.Encryption{Enabled: true}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,
 		},
-		History:  config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, IdempotencyTTL: 24 * time.Hour},
-		AuditLog: config.AuditLog{MaxAge: 90 * 24 * time.Hour, MaxBytes: 256 << 20},
+		History:    config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, IdempotencyTTL: 24 * time.Hour},
+		Broadcasts: config.Broadcasts{MaxLines: 10_000_000, MaxBytes: 8 << 30, Retention: 168 * time.Hour},
+		AuditLog:   config.AuditLog{MaxAge: 90 * 24 * time.Hour, MaxBytes: 256 << 20},
 		Quota: config.Quota{
 			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}, SubscriptionRate: config.Rate{Count: 3000, Per: time.Second}}, Shared: config.Shared{Lease: 5 * time.Second, FallbackShare: 0.02, Members: 10},
 		},

@@ -110,7 +110,7 @@ pool: {size: 0, max_age: 10}
 `, "SLUICE_RETRY_ATTEMPTS=99", "SLUICE_POL_SIZE=4")
 	want := `gateway.yaml:1:1: lisen: unknown key (did you mean listen?)
 gateway.yaml:5:25: apps.shop.keys[0].hash: must be sha256: and 64 hex digits, as gateway key prints it
-gateway.yaml:5:55: apps.shop.keys[0].scopes[0]: "sent": must be one of "send", "read", "events", "channels", "broadcasts"
+gateway.yaml:5:55: apps.shop.keys[0].scopes[0]: "sent": must be one of "send", "read", "events", "channels", "broadcasts", "approve"
 gateway.yaml:6:12: apps.shop.apns.key_fil: unknown key (did you mean key_file?)
 gateway.yaml:6:33: apps.shop.apns.key_id: "short": must be 10 capital letters and digits
 gateway.yaml:6:5: apps.shop.apns.key_file: required with a token key

@@ -174,7 +174,7 @@ func (d *decoder) validateKeys(path string, keys []Key) {
 			}
 		}
 		if len(key.Scopes) == 0 {
-			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read, events, channels or broadcasts: a key without a scope allows nothing")
+			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read, events, channels, broadcasts or approve: a key without a scope allows nothing")
 		}
 		d.validateKeyTimes(fmt.Sprintf("%s[%d]", path, i), key.NotBefore, key.ExpiresAt)
 	}

@@ -96,7 +96,7 @@ func (c *checkpointStore) runWhileHeld(
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
 		defer cancel()
-		_ = panics.Recover(c.log, "lease of webhook "+name, func() error { lease.Keep(leased, interval); return nil }) // work ends, and runLeased starts over
+		_ = panics.Recover(c.log, "lease of "+name, func() error { lease.Keep(leased, interval); return nil }) // work ends, and runLeased starts over
 	})
 	err := work(leased)
 	cancel()

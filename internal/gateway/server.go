@@ -26,7 +26,7 @@ func (g *Gateway) currentAPI() http.Handler {
 func (g *Gateway) newAPI(cfg *config.Config, auth *identity.Authenticator) (*api.Handler, error) {
 	limits := cfg.Limits
 	return api.New(api.Config{
-		Sender: g.sender(), Idempotency: g.idempotencyStore(), Channels: g, Topics: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
+		Sender: g.sender(), Idempotency: g.idempotencyStore(), Channels: g, Topics: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Broadcasts: g.storage.apiBroadcasts(), Draining: g.drainStarted,
 		Auth: auth, Logger: g.log, TrustedProxies: prefixes(cfg.TrustedProxies), Ready: g.publicNotReady, Audit: g.audit, AuditSends: cfg.AuditLog.Sends, Observe: g.metrics.Request, Tracer: &g.tracer, Refused: func(kind identity.Kind, reason string) { g.metrics.Refused(string(kind), reason) }, Status: func(apps []string) any { return g.Status().forApps(apps) },
 		Limits: api.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTimeout,

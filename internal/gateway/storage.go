@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/auditlog"
+	"github.com/sluice-push/sluice/internal/broadcast"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/idempotency"
@@ -41,9 +42,10 @@ var (
 // both. It is nil in a gateway without a queue; all methods except Queue's and History's accept a
 // nil receiver.
 type storage struct {
-	*queue.Queue                      // nil before open
-	*history.History                  // nil before open
-	keys             *idempotency.Log // nil before open
+	*queue.Queue                        // nil before open
+	*history.History                    // nil before open
+	keys             *idempotency.Log   // nil before open
+	broadcasts       *broadcast.Manager // nil before open
 	engine           *jetstream.Engine
 	eventLog         *jetstream.Log // nil before open
 	log              *slog.Logger
@@ -56,6 +58,7 @@ type storage struct {
 	audit   *auditlog.Log // nil if it is off
 	auditMu sync.Mutex    // held while an audit of the notifications runs
 
+	managing    *tasks // of the broadcasts
 	sending     *tasks // of the queue
 	delivering  *tasks // of the webhooks
 	writing     *tasks // of the log
@@ -64,7 +67,7 @@ type storage struct {
 }
 
 func newStorage() *storage {
-	return &storage{sending: newTasks(), delivering: newTasks(), writing: newTasks(), backend: newTasks()}
+	return &storage{managing: newTasks(), sending: newTasks(), delivering: newTasks(), writing: newTasks(), backend: newTasks()}
 }
 
 // hasQueue reports whether the configuration has a queue.
@@ -115,6 +118,9 @@ func (st *storage) open(ctx context.Context, snap *snapshot, sender queue.Sender
 	})
 	if err == nil {
 		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue, ClaimTTL: 5 * settleTime / 2})
+	}
+	if err == nil {
+		err = st.openBroadcasts(ctx, cfg, sender)
 	}
 	if err == nil {
 		err = st.audit.Open(ctx, st.engine)
@@ -191,21 +197,24 @@ func (st *storage) run() {
 		st.backend.start(st.quotaLease.Run)
 	}
 	st.sending.start(st.Queue.Run)
+	st.managing.start(func(ctx context.Context) error { return panics.Restart(ctx, st.log, "broadcasts", st.broadcasts.Run) })
 }
 
-// drain stops the queue from reading further notifications.
+// drain stops the queue from reading further notifications. Another gateway of a cluster takes over the
+// broadcasts.
 func (st *storage) drain() {
 	if st != nil {
+		st.managing.cancel()
 		st.Queue.Drain()
 	}
 }
 
-// stop stops the queue and the webhooks first, then the history that they use, and the engine last.
+// stop stops the broadcasts, the queue and the webhooks first, then the history that they use, and the engine last.
 func (st *storage) stop() error {
 	if st == nil {
 		return nil
 	}
-	err := errors.Join(st.sending.end(), st.delivering.end(), st.writing.end()) // writing uses the engine
+	err := errors.Join(st.managing.end(), st.sending.end(), st.delivering.end(), st.writing.end()) // writing uses the engine
 	return errors.Join(err, st.backend.end(), st.History.Close(), st.eventLog.Close(), st.engine.Close())
 }
 

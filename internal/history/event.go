@@ -30,6 +30,7 @@ type eventHeader struct {
 	bodyHash []byte
 	tags     []string
 	unsent   bool // the end of a notification without an attempt, which has no effect while there is one
+	control  bool // the event of a broadcast, and not of a notification
 	text     []byte
 }
 
@@ -54,7 +55,7 @@ func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) 
 		}
 		return &eventHeader{
 			id: h.ID, app: h.App, offset: offset, status: h.Status, attempt: h.Attempt, at: h.At, sendAt: h.SendAt,
-			keyHash: h.KeyHash, bodyHash: h.BodyHash, tags: h.Tags, unsent: h.Kind == record.Cancel, text: text,
+			keyHash: h.KeyHash, bodyHash: h.BodyHash, tags: h.Tags, unsent: h.Kind == record.Cancel, control: h.Kind == record.Control, text: text,
 		}, nil
 	}
 	var stored storedEvent

@@ -153,7 +153,7 @@ func (h *History) storedHeaders(ctx context.Context, id uuid.UUID, find func(uui
 		if hdr == nil {
 			hdr = h.damagedHeader(id, p, state)
 		}
-		if hdr != nil && hdr.id == id {
+		if hdr != nil && hdr.id == id && !hdr.control {
 			headers = append(headers, hdr)
 			state.apply(hdr)
 		}

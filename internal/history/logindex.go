@@ -648,7 +648,7 @@ const clockSkew = time.Minute
 // createdAt returns a time before the first record of a notification, which is in its ID. It returns zero
 // if the ID has no time.
 func createdAt(id uuid.UUID) time.Time {
-	if id.Version() != 7 {
+	if v := id.Version(); v != 7 && v != 8 { // 8: of a broadcast
 		return time.Time{}
 	}
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)).Add(-clockSkew)

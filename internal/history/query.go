@@ -236,6 +236,7 @@ func (q *query) taggedRecord(ctx context.Context, at jetstream.Offset) (*record.
 func (q *query) examine(ctx context.Context, c candidate) (*push.Summary, error) {
 	h := c.header
 	switch {
+	case h.Kind == record.Control:
 	case h.Of.Seq >= q.firstSeq: // the first one is the record of the task
 		if len(q.Statuses) > 0 && (h.Kind == record.End || h.Kind == record.Cancel) {
 			q.ended[h.Of] = h.Status

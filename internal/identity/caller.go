@@ -25,13 +25,15 @@ const (
 	Events
 	// Channels creates and deletes broadcast channels, and changes topic subscriptions.
 	Channels
-	// Broadcasts sends notifications to topics, conditions and channels.
+	// Broadcasts sends notifications to topics, conditions and channels, and broadcasts to any audience.
 	Broadcasts
+	// Approve approves large broadcasts of other callers.
+	Approve
 	// Admin includes all other scopes in all apps, and reads the whole status and the audit log.
 	Admin
 )
 
-var scopeNames = [...]string{"send", "read", "events", "channels", "broadcasts", "admin"}
+var scopeNames = [...]string{"send", "read", "events", "channels", "broadcasts", "approve", "admin"}
 
 // all are all scopes.
 const all Scopes = 1<<len(scopeNames) - 1

@@ -80,7 +80,7 @@ func TestScopesInclude(t *testing.T) {
 		{[]string{"read"}, []string{"read", "events"}},
 		{[]string{"events"}, []string{"events"}},
 		{[]string{"broadcasts", "channels"}, []string{"channels", "broadcasts"}},
-		{[]string{"admin"}, []string{"send", "read", "events", "channels", "broadcasts", "admin"}},
+		{[]string{"admin"}, []string{"send", "read", "events", "channels", "broadcasts", "approve", "admin"}},
 		{nil, nil},
 	} {
 		got, err := identity.ParseScopes(c.given)

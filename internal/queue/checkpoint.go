@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -23,7 +24,8 @@ import (
 // messages after it. It can be deleted. checkpointInterval is how many bytes of records are stored
 // between two checkpoints.
 const (
-	checkpointFormat   = 2
+	checkpointFormat   = 3
+	withoutTallies     = 2 // the format of earlier versions
 	checkpointInterval = 32 << 20
 )
 
@@ -77,6 +79,7 @@ func (t *table) appendCheckpoint(b []byte, log string, seq uint64) []byte {
 	for id, w := range t.calls {
 		b = binary.AppendUvarint(append(b, id[:]...), writers[w])
 	}
+	b = t.appendTallies(b)
 	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b[start:]))
 }
 
@@ -100,7 +103,7 @@ func (f *frame) appendTo(b []byte, flow, writer uint64) []byte {
 // parse reads a checkpoint of the log with this ID into an empty table, and returns the message after
 // which it was made.
 func (t *table) parse(data []byte, log string) (seq uint64, err error) {
-	if len(data) < 5 || data[0] != checkpointFormat || crc32.ChecksumIEEE(data[:len(data)-4]) != binary.LittleEndian.Uint32(data[len(data)-4:]) {
+	if len(data) < 5 || data[0] != checkpointFormat && data[0] != withoutTallies || crc32.ChecksumIEEE(data[:len(data)-4]) != binary.LittleEndian.Uint32(data[len(data)-4:]) {
 		return 0, errNoCheckpoint
 	}
 	r := checkpointReader{data[1 : len(data)-4]}
@@ -141,6 +144,12 @@ func (t *table) parse(data []byte, log string) (seq uint64, err error) {
 		id := uuid.UUID(r.b[:16])
 		r.b = r.b[16:]
 		t.calls[id] = writers[r.number()]
+	}
+	if data[0] == withoutTallies {
+		return seq, nil
+	}
+	if err := json.Unmarshal(r.b, &t.tallies); err != nil {
+		return 0, fmt.Errorf("queue: %w", err)
 	}
 	return seq, nil
 }

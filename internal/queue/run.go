@@ -199,13 +199,13 @@ func (r *run) beforeAttempt(t *sentTask, attempt int) error {
 }
 
 // recordAttempts records that attempts at tasks start, and sets the errors of those that must not start:
-// errCancelled if another record came first in the log, that of a cancellation or of an attempt by another
-// gateway.
+// errCancelled if another record came first in the log: that of a cancellation, of an attempt by another
+// gateway, or of a broadcast that pauses.
 func (r *run) recordAttempts(tasks []*sentTask, number func(*sentTask) int) {
 	buffer, records, now := make([]byte, 0, 64*len(tasks)), make([]jetstream.Record, 0, len(tasks)), time.Now()
 	r.mu.Lock()
 	for _, t := range tasks {
-		if t.err = nil; !r.table.mayStart(t.at, t.AttemptsStarted) {
+		if t.err = nil; !r.table.mayStart(t.at, t.AttemptsStarted) || r.table.isHeld(t.id) {
 			t.err = errCancelled
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/record"
+	"github.com/sluice-push/sluice/internal/tally"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -34,10 +35,11 @@ type table struct {
 
 	writers map[string]*writer
 	self    *writer
-	isOwn   func(name string) bool // see writer.own
-	peers   []peer                 // gateways that send, including this one; empty with an embedded engine
-	overdue []jetstream.Offset     // tasks of other gateways that have become due
-	helpAt  int                    // how many ready tasks of another gateway are too many for it
+	isOwn   func(name string) bool     // see writer.own
+	tallies map[uuid.UUID]*tally.Tally // of broadcasts
+	peers   []peer                     // gateways that send, including this one; empty with an embedded engine
+	overdue []jetstream.Offset         // tasks of other gateways that have become due
+	helpAt  int                        // how many ready tasks of another gateway are too many for it
 
 	tasks             int   // that have not ended
 	bytes, laterBytes int64 // of the records of those that are due, and of the others
@@ -127,7 +129,7 @@ type progress struct {
 func newTable(self string, isOwn func(name string) bool, helpAt int) *table {
 	t := &table{
 		frames: map[uint64][]*frame{}, started: map[jetstream.Offset]progress{}, flows: map[flowKey]*flow{}, calls: map[uuid.UUID]*writer{},
-		sent: map[jetstream.Offset]jetstream.Offset{}, doubts: map[jetstream.Offset]int{}, writers: map[string]*writer{}, isOwn: isOwn, helpAt: helpAt,
+		sent: map[jetstream.Offset]jetstream.Offset{}, doubts: map[jetstream.Offset]int{}, writers: map[string]*writer{}, tallies: map[uuid.UUID]*tally.Tally{}, isOwn: isOwn, helpAt: helpAt,
 	}
 	t.self = t.writer(self)
 	return t
@@ -215,7 +217,11 @@ func (t *table) apply(m *jetstream.Message) (woken []*flow) {
 			continue
 		}
 		if id, ofTask := record.ID(r.Data); !ofTask {
-			t.applyCall(id, record.Kind(r.Data[0]), w)
+			if record.Kind(r.Data[0]) == record.Control {
+				woken = append(woken, t.applyControl(r.Data, m.Seq)...)
+			} else {
+				t.applyCall(id, r.Data, w)
+			}
 			continue
 		}
 		h, err := t.parser.Parse(r.Data)
@@ -225,6 +231,7 @@ func (t *table) apply(m *jetstream.Message) (woken []*flow) {
 		at := jetstream.Offset{Seq: m.Seq, Index: i}
 		f := t.find(jetstream.Offset(h.Of))
 		switch {
+		case h.Kind == record.Task && !t.enqueueLine(&h, at):
 		case h.Kind == record.Task:
 			if f != nil { // it was written again
 				t.close(f, h.Of.Index)
@@ -256,25 +263,32 @@ func (t *table) closeBefore(seq uint64) {
 	}
 }
 
-// applyCall applies a record of a synchronous send.
-func (t *table) applyCall(id uuid.UUID, kind record.Kind, w *writer) {
-	switch kind {
+// applyCall applies a record of a synchronous send, or the end of a notification whose task is lost.
+func (t *table) applyCall(id uuid.UUID, data []byte, w *writer) {
+	switch record.Kind(data[0]) {
 	case record.Key:
 		t.calls[id] = w
 	case record.End:
 		delete(t.calls, id)
+		if _, b := t.tallyOf(id); b == nil {
+			return
+		}
+		if h, err := t.parser.Parse(data); err == nil {
+			t.enqueueLine(&h, jetstream.Offset{}) // if it was refused before it had a task
+			t.endLine(&h)
+		}
 	}
 }
 
 // applyTo applies a record to its task, if it is valid: the first of the records that exclude each other
-// is. An attempt must have a higher number than those before it. A task is rescheduled after its last
+// is. An attempt must have a higher number than those before it, and the broadcast must allow it. A task is rescheduled after its last
 // attempt. A record of kind Cancel has no effect while an attempt is in progress.
 func (t *table) applyTo(f *frame, h *record.Header, at jetstream.Offset, w *writer) {
 	task := jetstream.Offset(h.Of)
 	index, p := task.Index, t.started[task]
 	switch h.Kind {
 	case record.Sending:
-		if h.Attempt <= p.attempts {
+		if h.Attempt <= p.attempts || t.isHeld(h.ID) {
 			return
 		}
 		t.setSending(f, index, p.writer, false)
@@ -298,9 +312,11 @@ func (t *table) applyTo(f *frame, h *record.Header, at jetstream.Offset, w *writ
 	case record.Cancel:
 		if !f.has(isSending, index) {
 			t.close(f, index)
+			t.endLine(h)
 		}
 	case record.End:
 		t.close(f, index)
+		t.endLine(h)
 	}
 }
 
@@ -661,15 +677,16 @@ func (t *table) releaseDue(now time.Time, limit int) (woken []*flow, next time.T
 	return woken, next
 }
 
-// oldest returns the sequence of the oldest message with tasks that have not ended, or the maximum.
+// oldest returns the sequence of the oldest message with tasks that have not ended, or that a broadcast
+// needs, or the maximum.
 func (t *table) oldest() uint64 {
 	for len(t.seqs) > 0 && len(t.frames[t.seqs[0]]) == 0 {
 		t.seqs = t.seqs[1:]
 	}
 	if len(t.seqs) == 0 {
-		return math.MaxUint64
+		return t.oldestTally(math.MaxUint64)
 	}
-	return t.seqs[0]
+	return t.oldestTally(t.seqs[0])
 }
 
 // openBefore returns the tasks in messages before seq that have not ended and that this gateway sends, or

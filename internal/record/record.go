@@ -25,6 +25,7 @@ const (
 	Reschedule Kind = 'R' // a task will be tried again
 	Cancel     Kind = 'C' // a task was cancelled
 	Key        Kind = 'K' // an attempt of a synchronous send with an Idempotency-Key is about to be sent
+	Control    Kind = 'B' // a broadcast has another status, which decides which of its tasks may be sent
 )
 
 // Position is the offset of a record in the log.
@@ -51,7 +52,8 @@ type Header struct {
 	// Of is the position of the task that the record belongs to. It is zero for a synchronous send, and
 	// for a task unless it replaces the one at the position.
 	Of Position
-	// Reschedules counts how often the task was rescheduled.
+	// Reschedules counts how often the task was rescheduled. It is the revision of the broadcast in a record of
+	// kind Control.
 	Reschedules int
 	// Tags are those of the notification. Records of kind Sending and Reschedule do not have them.
 	Tags []string
@@ -111,6 +113,11 @@ func (r *Record) Event() push.Event {
 	e := push.Event{
 		ID: r.ID.String(), App: r.App, At: r.At, Status: r.Status, Platform: r.Platform, Lane: r.Lane, SendAt: r.SendAt, Attempt: r.Attempt,
 		Target: r.Target, KeyHash: r.KeyHash, BodyHash: r.BodyHash, Tags: r.Tags, TraceContext: *r.trace(),
+	}
+	if l, ok := push.ParseBroadcastLine(r.ID); ok {
+		e.Broadcast, e.Line = uuid.UUID(l.Broadcast).String(), l.Line
+	} else if r.Kind == Control {
+		e.Broadcast = e.ID
 	}
 	if r.Kind != Reschedule { // its receipt is for the next attempt
 		e.Receipt = r.Receipt
@@ -236,7 +243,7 @@ func (r *reader) header() (h Header, has byte) {
 		h.Tags = r.takeTail()
 	}
 	switch h.Kind {
-	case Task, Sending, End, Reschedule, Cancel, Key:
+	case Task, Sending, End, Reschedule, Cancel, Key, Control:
 	default:
 		r.bad = true
 	}

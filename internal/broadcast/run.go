@@ -1,0 +1,598 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broadcast
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/go-json-experiment/json"
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/internal/audience"
+	"github.com/sluice-push/sluice/internal/sleep"
+	"github.com/sluice-push/sluice/internal/tally"
+	"github.com/sluice-push/sluice/push"
+)
+
+const (
+	retryInterval = 500 * time.Millisecond
+	// outstandingInterval is how often the work looks whether enqueued notifications have ended.
+	outstandingInterval = 10 * time.Millisecond
+	// How many notifications of a broadcast may wait in the queue or be in flight: those of two seconds, within
+	// these limits.
+	minOutstanding, maxOutstanding = 500, 5000
+)
+
+// run is the work on one broadcast, which reads the document again after each step.
+type run struct {
+	*Manager
+	b       *document
+	changed <-chan struct{}
+	loaded  time.Time
+
+	preparedOf uint64 // the revision of Plan
+	prepared   *prepared
+	paces      [2]*pacer // by phase; nil after a pause
+}
+
+// work works on a broadcast until nothing is left to do without a command. Each step is durable, and can be
+// repeated by another gateway.
+func (m *Manager) work(ctx context.Context, id string, changed <-chan struct{}) error {
+	r := &run{Manager: m, changed: changed}
+	for warned := false; ctx.Err() == nil; {
+		err := r.step(ctx, id)
+		switch {
+		case errors.Is(err, errDone), errors.Is(err, ErrNotFound):
+			return nil
+		case err == nil, errors.Is(err, ErrChanged):
+			warned = false
+			continue
+		}
+		if !warned && ctx.Err() == nil {
+			m.cfg.Logger.Warn("a broadcast is delayed; retrying", "broadcast", id, "err", err)
+		}
+		warned = true
+		sleep.For(ctx, retryInterval)
+	}
+	return nil
+}
+
+// errDone means that nothing is left to do.
+var errDone = errors.New("broadcast: done")
+
+func (r *run) step(ctx context.Context, id string) (err error) {
+	if r.b, err = r.store.load(ctx, id); err != nil {
+		return err
+	}
+	r.loaded = time.Now()
+	if !r.b.needsWork(r.loaded, r.cfg.Retention) {
+		return errDone
+	}
+	if r.b.isObsolete(r.loaded, r.cfg.Retention) {
+		return errors.Join(r.remove(ctx, r.b), errDone)
+	}
+	if r.b.controlStatus() != "" {
+		if err := r.control(ctx, r.b); err != nil {
+			return err
+		}
+	}
+	switch r.b.State {
+	case Validating:
+		return r.validate(ctx, r.b)
+	case Running:
+		return r.send(ctx)
+	case Recalling:
+		return r.recall(ctx)
+	case Paused:
+		r.paces = [2]*pacer{}
+		r.wait(ctx, pollInterval)
+		return nil
+	default:
+		return r.finish(ctx)
+	}
+}
+
+// wait waits for a change, at most for d.
+func (r *run) wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(max(d, 0))
+	defer timer.Stop()
+	select {
+	case <-r.changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// isCurrent reports whether the document is the current one, as far as is known: it is read again after
+// pollInterval, and a record in the log stops the work at once.
+func (r *run) isCurrent(phase tally.Phase) bool {
+	select {
+	case <-r.changed:
+		return false
+	default:
+	}
+	allowed := false
+	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) { allowed = t != nil && t.Allows(phase) })
+	return allowed && time.Since(r.loaded) < pollInterval
+}
+
+// finish ends what is left of a broadcast that has ended.
+func (r *run) finish(ctx context.Context) error {
+	var outcome *push.Outcome
+	if r.b.State == Expired {
+		outcome = &push.Outcome{Verdict: push.Expired, Reason: reasonExpired}
+	}
+	open := 0
+	for _, phase := range [...]tally.Phase{tally.Send, tally.Recall} {
+		left, err := r.cfg.Queue.EndOpen(ctx, r.b.uuid(), phase, outcome)
+		if err != nil {
+			return err
+		}
+		open += left
+	}
+	if open > 0 { // they are being sent
+		r.wait(ctx, outstandingInterval)
+		return nil
+	}
+	if t := r.cfg.Queue.Tally(r.b.uuid()); t != nil {
+		text, err := json.Marshal(t)
+		if err != nil {
+			return fmt.Errorf("broadcast: %w", err)
+		}
+		if r.b.Results, err = r.store.put(ctx, r.b.ID, resultsData, text); err != nil {
+			return err
+		}
+	}
+	r.b.FinishedAt = time.Now().UTC()
+	if err := r.save(ctx, r.b); err != nil || len(r.b.Results) == 0 {
+		return err
+	}
+	r.store.purgeBefore(ctx, r.b.ID, resultsData, r.b.Results[0])
+	return nil
+}
+
+// reasonExpired is the reason of notifications that were enqueued when the broadcast expired.
+const reasonExpired = "BROADCAST_EXPIRED"
+
+// enter changes the state.
+func (r *run) enter(ctx context.Context, s State) error {
+	r.b.State = s
+	if err := r.save(ctx, r.b); err != nil {
+		return err
+	}
+	return r.control(ctx, r.b)
+}
+
+// load reads what the validation has found.
+func (r *run) load(ctx context.Context) error {
+	if r.prepared != nil && len(r.b.Plan) > 0 && r.preparedOf == r.b.Plan[0] {
+		return nil
+	}
+	text, err := r.store.get(ctx, r.b.ID, planData, r.b.Plan)
+	if err != nil {
+		return err
+	}
+	p := new(prepared)
+	if err := json.Unmarshal(text, p); err != nil {
+		return fmt.Errorf("broadcast: %w", err)
+	}
+	r.prepared, r.preparedOf = p, r.b.Plan[0]
+	return nil
+}
+
+// send enqueues the lines that are due, until the broadcast changes.
+func (r *run) send(ctx context.Context) error {
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	content, err := r.b.content(false)
+	if err != nil {
+		return err
+	}
+	schedule, err := audience.NewPlan(&r.b.Schedule, r.b.StartedAt)
+	if err != nil {
+		return err
+	}
+	e := r.enqueuer(content, tally.Send, r.b.Rate)
+	for r.isCurrent(tally.Send) && ctx.Err() == nil {
+		now := time.Now()
+		if end := schedule.Expiry(); !end.IsZero() && !now.Before(end) {
+			return r.enter(ctx, Expired)
+		}
+		if reason := r.pauseReason(); reason != "" {
+			r.b.PauseReason = reason
+			return r.enter(ctx, Paused)
+		}
+		due, next := r.due(schedule, now)
+		if limit, held := r.canaryLimit(now); held > 0 {
+			next = earlier(next, now.Add(held))
+			due = firstOf(due, limit-min(limit, e.done()))
+		} else if limit > 0 {
+			if due = firstOf(due, limit-min(limit, e.done())); e.done() >= limit {
+				until := now.Add(time.Duration(r.b.Canary.Wait)).UTC()
+				r.b.CanaryUntil = until
+				return r.save(ctx, r.b)
+			}
+		}
+		if !due.IsEmpty() {
+			if err := e.enqueueLines(ctx, due, false); err != nil {
+				return err
+			}
+			continue
+		}
+		if next.IsZero() && r.open(tally.Send) == 0 {
+			return r.enter(ctx, Completed)
+		}
+		wait := pollInterval
+		if r.open(tally.Send) > 0 && next.IsZero() {
+			wait = outstandingInterval
+		} else if !next.IsZero() {
+			wait = min(wait, next.Sub(now))
+		}
+		r.wait(ctx, wait)
+	}
+	return nil
+}
+
+// due returns the lines that are due and not enqueued, and when others will be. next is zero if no others
+// will be.
+func (r *run) due(schedule *audience.Plan, now time.Time) (due *roaring.Bitmap, next time.Time) {
+	due = roaring.New()
+	later := roaring.New()
+	var times []time.Time
+	var waiting []*roaring.Bitmap
+	for name, lines := range r.prepared.Zones {
+		zone, err := audience.LoadZone(name)
+		if err != nil { // the validation has loaded it
+			zone = time.UTC
+		}
+		w, ok := schedule.Window(zone, now)
+		switch {
+		case !ok:
+		case w.From.After(now):
+			times, waiting = append(times, w.From), append(waiting, lines.Bitmap)
+			later.Or(lines.Bitmap)
+		default:
+			due.Or(lines.Bitmap)
+		}
+	}
+	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) {
+		if t == nil {
+			return
+		}
+		t.RemoveEnqueued(tally.Send, due)
+		t.RemoveEnqueued(tally.Send, later)
+	})
+	for i, lines := range waiting {
+		if later.Intersects(lines) {
+			next = earlier(next, times[i])
+		}
+	}
+	return due, next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// firstOf returns the first n lines.
+func firstOf(lines *roaring.Bitmap, n uint64) *roaring.Bitmap {
+	if n >= lines.GetCardinality() {
+		return lines
+	}
+	last, err := lines.Select(uint32(n)) // the first one that is left out
+	if err != nil {
+		return lines
+	}
+	first := lines.Clone()
+	first.RemoveRange(uint64(last), 1<<32)
+	return first
+}
+
+// canaryLimit returns how many lines may be enqueued in all, or zero for all of them. held is how long the
+// others still wait.
+func (r *run) canaryLimit(now time.Time) (limit uint64, held time.Duration) {
+	c := r.b.Canary
+	if c == nil {
+		return 0, 0
+	}
+	limit = c.Share.of(r.b.Validation.Valid)
+	switch until := r.b.CanaryUntil; {
+	case until.IsZero():
+		return limit, 0
+	case now.Before(until):
+		return limit, until.Sub(now)
+	default:
+		return 0, 0
+	}
+}
+
+// defaultPauseAfter is the default of PauseIf.After.
+const defaultPauseAfter = 100
+
+// pauseReason returns why the broadcast is to be paused, or "".
+func (r *run) pauseReason() (exceeded string) {
+	p := r.b.PauseIf
+	if p == nil {
+		return ""
+	}
+	after := p.After
+	if after == 0 {
+		after = defaultPauseAfter
+	}
+	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) {
+		if t == nil {
+			return
+		}
+		ended, by := uint64(0), map[push.Status]uint64{}
+		for _, c := range t.Counts(tally.Send) {
+			if c.Status != push.StatusQueued {
+				ended += c.Lines
+				by[c.Status] += c.Lines
+			}
+		}
+		exceeds := func(s push.Status, limit Percent) bool {
+			return limit > 0 && float64(by[s])*100 > float64(limit)*float64(ended)
+		}
+		switch {
+		case ended < after+r.b.EndedAtResume:
+		case exceeds(push.StatusRefused, p.Refused):
+			exceeded = "refused"
+		case exceeds(push.StatusUnregistered, p.Unregistered):
+			exceeded = "unregistered"
+		}
+	})
+	return exceeded
+}
+
+// open returns how many notifications have not ended.
+func (r *run) open(phase tally.Phase) (open int) {
+	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) {
+		if t != nil {
+			open = t.Open(phase)
+		}
+	})
+	return open
+}
+
+// recall ends the notifications that wait, then sends the recall message to all devices that have got the
+// message or may have, the last line first.
+func (r *run) recall(ctx context.Context) error {
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	content, err := r.b.content(true)
+	if err != nil {
+		return err
+	}
+	if left, err := r.cfg.Queue.EndOpen(ctx, r.b.uuid(), tally.Send, nil); err != nil || left > 0 {
+		r.wait(ctx, outstandingInterval) // attempts that have started before
+		return err
+	}
+	e := r.enqueuer(content, tally.Recall, r.b.Definition.Recall.Rate)
+	for r.isCurrent(tally.Recall) && ctx.Err() == nil {
+		reached := roaring.New()
+		r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) {
+			if t != nil {
+				reached = t.Reached()
+				t.RemoveEnqueued(tally.Recall, reached)
+			}
+		})
+		switch {
+		case !reached.IsEmpty():
+			if err := e.enqueueLines(ctx, reached, true); err != nil {
+				return err
+			}
+		case r.open(tally.Recall) == 0:
+			return r.enter(ctx, Recalled)
+		default:
+			r.wait(ctx, outstandingInterval)
+		}
+	}
+	return nil
+}
+
+// enqueuer enqueues lines in a phase.
+type enqueuer struct {
+	*run
+	content *audience.Content
+	phase   tally.Phase
+	pace    *pacer
+	limit   int // of notifications that have not ended
+}
+
+func (r *run) enqueuer(c *audience.Content, phase tally.Phase, rate audience.Rate) *enqueuer {
+	e := &enqueuer{run: r, content: c, phase: phase, limit: maxOutstanding}
+	if rate.PerMinute > 0 {
+		e.limit = min(max(rate.PerMinute/30, minOutstanding), maxOutstanding)
+	}
+	if e.pace = r.paces[phase]; e.pace == nil || e.pace.rate != rate {
+		e.pace = newPacer(rate, e.done(), time.Now())
+		r.paces[phase] = e.pace
+	}
+	return e
+}
+
+// done returns how many lines are enqueued.
+func (e *enqueuer) done() (done uint64) {
+	e.cfg.Queue.ReadTally(e.b.uuid(), func(t *tally.Tally) {
+		if t != nil {
+			done = t.Enqueued(e.phase)
+		}
+	})
+	return done
+}
+
+// errStop means that the broadcast may have changed.
+var errStop = errors.New("broadcast: stop")
+
+// enqueueLines enqueues lines, at the rate and while not too many are outstanding, until the broadcast may have
+// changed. Lines that it leaves are enqueued later.
+func (e *enqueuer) enqueueLines(ctx context.Context, lines *roaring.Bitmap, reverse bool) error {
+	var group []*push.Notification
+	flush := func() error {
+		err := e.enqueue(ctx, group)
+		group = group[:0]
+		return err
+	}
+	err := e.read(ctx, lines, reverse, func(line uint32, r *audience.Recipient) error {
+		n, err := e.notification(e.b, e.content, line, r, e.phase == tally.Recall, time.Now())
+		if err != nil { // the configuration or the recall message does not fit
+			return e.refuse(ctx, line, r, err)
+		}
+		if group = append(group, n); len(group) < e.pace.quantum() {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// enqueue enqueues notifications when they may be. The error is errStop if the broadcast may have changed.
+func (e *enqueuer) enqueue(ctx context.Context, group []*push.Notification) error {
+	for len(group) > 0 {
+		if !e.isCurrent(e.phase) || ctx.Err() != nil {
+			return errStop
+		}
+		n, wait := e.pace.allowed(e.done(), time.Now())
+		if room := e.limit - e.open(e.phase); room < len(group) && room < e.limit/2 {
+			n, wait = 0, outstandingInterval
+		}
+		if n == 0 {
+			e.wait(ctx, min(wait, pollInterval))
+			continue
+		}
+		accepted := group[:min(n, len(group))]
+		group = group[len(accepted):]
+		if err := e.accept(ctx, accepted); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// accept stores notifications in the queue. Those of which it is not known whether they are stored are
+// enqueued again later, unless they are.
+func (e *enqueuer) accept(ctx context.Context, group []*push.Notification) error {
+	now := time.Now()
+	for _, n := range group {
+		n.AcceptedAt = now
+	}
+	for i, err := range e.cfg.Queue.Accept(ctx, group) {
+		if err == nil {
+			continue
+		}
+		if field, ok := errors.AsType[*push.FieldError](err); ok {
+			l, _ := push.ParseBroadcastLine(uuid.MustParse(group[i].ID))
+			if err := e.refuse(ctx, l.Line, &audience.Recipient{Platform: group[i].Platform}, field); err != nil {
+				return err
+			}
+			continue
+		}
+		return errors.Join(fmt.Errorf("broadcast: %w", err), e.cfg.Queue.CatchUp(ctx))
+	}
+	return nil
+}
+
+// refuse records that a line is not sent, because it was valid when the broadcast was validated, and is
+// not any more.
+func (e *enqueuer) refuse(ctx context.Context, line uint32, r *audience.Recipient, cause error) error {
+	l := push.BroadcastLine{Broadcast: e.b.uuid(), Line: line, Recall: e.phase == tally.Recall}
+	reason := audience.NewLineError(line, cause)
+	receipt := push.Receipt{ID: uuid.UUID(l.ID()).String(), Outcome: push.Outcome{Verdict: push.Refused, Reason: reason.Reason, Field: reason.Field, Detail: reason.Detail}}
+	return e.cfg.Record(ctx, push.Event{
+		ID: receipt.ID, App: e.b.App, At: time.Now().UTC(), Status: receipt.Status(), Platform: r.Platform, Lane: push.LaneBulk, Receipt: &receipt,
+	})
+}
+
+// read calls f with the recipients of lines, in ascending or descending order, until f returns an error.
+func (r *run) read(ctx context.Context, lines *roaring.Bitmap, reverse bool, f func(uint32, *audience.Recipient) error) error {
+	if target, ok := r.b.Audience.target(); ok {
+		if lines.Contains(1) {
+			return f(1, singleRecipient(&r.b.Broadcast, target))
+		}
+		return nil
+	}
+	for !lines.IsEmpty() {
+		first := lines.Minimum()
+		if reverse {
+			first = lines.Maximum()
+		}
+		recipients, upTo, from, err := r.readChunk(ctx, first, lines)
+		if err != nil {
+			return err
+		}
+		if reverse {
+			slices.Reverse(recipients)
+		}
+		for i := range recipients {
+			if err := f(recipients[i].line, &recipients[i].Recipient); err != nil {
+				return err
+			}
+		}
+		lines = lines.Clone()
+		lines.RemoveRange(uint64(from), uint64(upTo)+1)
+	}
+	return nil
+}
+
+// recipient is the recipient of a line.
+type recipient struct {
+	audience.Recipient
+	line uint32
+}
+
+// readChunk returns the recipients of those lines that are in the same chunk as a line, and the first and
+// the last line of the chunk.
+func (r *run) readChunk(ctx context.Context, line uint32, lines *roaring.Bitmap) (recipients []recipient, upTo, from uint32, err error) {
+	chunks := r.prepared.Chunks
+	i := sort.Search(len(chunks), func(i int) bool { return chunks[i].Line >= line }) - 1
+	if i < 0 {
+		return nil, 0, 0, fmt.Errorf("broadcast: line %d is not in the audience", line)
+	}
+	c := chunks[i]
+	text, err := r.store.get(ctx, r.b.ID, audienceData, pieces{c.Seq})
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	start := audience.Position{Offset: c.Offset, Line: c.Line}
+	if i > 0 {
+		start.Columns = r.prepared.Columns
+	}
+	reader := audience.NewReader(bytes.NewReader(text), audience.ReaderConfig{Format: r.b.Upload.Format, Platform: r.b.Audience.Platform, From: start})
+	for {
+		var to audience.Recipient
+		number, err := reader.Next(&to)
+		if damaged, ok := errors.AsType[*audience.LineError](err); ok && lines.Contains(damaged.Line) {
+			return nil, 0, 0, damaged
+		} else if ok {
+			continue
+		}
+		if errors.Is(err, io.EOF) {
+			return recipients, reader.Position().Line, c.Line + 1, nil
+		}
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		if lines.Contains(number) {
+			recipients = append(recipients, recipient{to, number})
+		}
+	}
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/internal/broadcast"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/push"
+)
+
+var _ broadcast.Queue = (*queue.Queue)(nil)
+
+// openBroadcasts opens the broadcasts of all apps. The queue and the history are open.
+func (st *storage) openBroadcasts(ctx context.Context, cfg *config.Config, sender queue.Sender) (err error) {
+	leases := checkpointStore{log: st.log}
+	if !st.engine.Embedded() {
+		leases.leases = st.engine.Bucket(natsjs.KeyValueConfig{Bucket: "SLUICE_BROADCAST_LEASES", TTL: leaseTTL, Storage: natsjs.MemoryStorage})
+	}
+	c := cfg.Broadcasts
+	st.broadcasts, err = broadcast.Open(ctx, broadcast.Config{
+		Engine: st.engine, Queue: st.Queue, Check: sender.Check, Lease: leases.withLease, Logger: st.log,
+		Record: func(ctx context.Context, events ...push.Event) error {
+			_, err := st.History.Append(ctx, events...)
+			return err
+		},
+		MaxLines: uint64(c.MaxLines), MaxBytes: int64(c.MaxBytes), ApproveAbove: uint64(c.ApproveAbove), Retention: c.Retention,
+	})
+	return err
+}
+
+// apiBroadcasts returns the broadcasts for the API, which are nil before open. It returns nil without a
+// queue.
+func (st *storage) apiBroadcasts() func() *broadcast.Manager {
+	if st == nil {
+		return nil
+	}
+	return func() *broadcast.Manager {
+		if !st.opened.Load() {
+			return nil
+		}
+		return st.broadcasts
+	}
+}
