@@ -3,6 +3,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -95,4 +98,36 @@ func TestConsoleCanBeOff(t *testing.T) {
 	if response.StatusCode != http.StatusNotFound {
 		t.Error(response.StatusCode)
 	}
+}
+
+// TestConsoleSearchesTheCluster sends through one gateway of a cluster, and finds the notifications in the
+// console of the other: by tag, by status and by ID, also those that it did not send.
+func TestConsoleSearchesTheCluster(t *testing.T) {
+	s := newMockEnv(t)
+	text := listenConfig + slowTimeouts + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", jetstreamtest.StartServer(t)) + "apps:\n" + s.appBlock("shop", s.apnsBlock())
+	sender, other := s.start(t, text), s.start(t, text)
+	dead := "dead0000" + deviceToken[8:]
+	send := func(token string, headers ...string) string {
+		t.Helper()
+		code, got := sender.request("POST", "", apnsNotificationWith(token, `,"tags":["campaign:42"]`), headers...)
+		if code >= 300 {
+			t.Fatal(code, got)
+		}
+		return fmt.Sprint(got["id"])
+	}
+	queued, refused, direct := send(deviceToken, "Prefer", "respond-async"), send(dead, "Prefer", "respond-async"), send(deviceToken)
+	c := newConsoleClient(t, other.adminURL, other.key)
+	testwait.Until(t, func() bool {
+		return strings.Count(c.get("notifications?tag=campaign:42&status=accepted"), "/console/notifications?id=") == 2
+	}, "both accepted notifications are found")
+	testwait.Until(t, func() bool { return strings.Contains(c.get("notifications?status=unregistered"), refused) }, "the unregistered notification is found")
+	if page := c.get("notifications?status=unregistered"); strings.Contains(page, queued) || strings.Contains(page, direct) {
+		t.Error(page)
+	}
+	for id, status := range map[string]string{queued: "accepted", direct: "accepted", refused: "unregistered"} {
+		if page := c.get("notifications?id=" + id); !strings.Contains(page, `data-status="`+status+`"`) {
+			t.Errorf("%s: %s", status, page)
+		}
+	}
+	testwait.Until(t, func() bool { return strings.Contains(c.get("unregistered"), dead[len(dead)-6:]) }, "the unregistered token is listed")
 }
