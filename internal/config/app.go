@@ -100,8 +100,8 @@ type Webhook struct {
 	// File with the secret, mode 0600. To rotate the secret, put the new and the old one on a line
 	// each.
 	SecretFile File `name:"secret_file" example:"crm.secret"`
-	// Statuses to report. Empty reports every final status.
-	Events []string `name:"events" example:"unregistered,refused" allowed:"queued|scheduled|sending|accepted|unregistered|refused|throttled|unauthorized|unavailable|unknown|expired|cancelled"`
+	// Statuses to report, also those of broadcasts. Empty reports every final status of notifications.
+	Events []string `name:"events" example:"unregistered,refused" allowed:"queued|scheduled|sending|accepted|unregistered|refused|throttled|unauthorized|unavailable|unknown|expired|cancelled|broadcast.started|broadcast.running|broadcast.paused|broadcast.recalling|broadcast.completed|broadcast.cancelled|broadcast.recalled|broadcast.expired"`
 	// Private networks that the receiver may be in, such as 10.0.0.0/8. By default only public
 	// addresses are called, even if the name resolves to a private one.
 	Networks []Network `name:"networks"`
