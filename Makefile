@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster cluster-million million fleet scorecard soak demo release ci
+.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash crash-broadcast cluster cluster-million million fleet scorecard soak demo release ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ benchstat: ## compare all benchmarks of commit BASE (default HEAD) with the work
 SCORECARD = cd internal/scorecard && $(GO) test -count=1 -timeout 0 -scorecard
 
 SEEDS ?= 200
+crash-broadcast: ## kill gateways, one and three on a cluster, at random moments of SEEDS (default 200) broadcasts: upload, run, pause and recall
+	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run 'TestKilled' ./internal/broadcast
+
 crash: ## kill a busy queue at SEEDS (default 200) random moments, also during repeated calls with Idempotency-Keys and send --file; count lost and repeated notifications; writes data/crash.json
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestKilledGatewayLosesNoTask ./internal/queue
 	@mkdir -p data

@@ -208,6 +208,9 @@ func uploadPart(ctx context.Context, n *node, v *broadcast.View, random *rand.Ra
 	if err != nil {
 		return err
 	}
+	if u.Replace { // although another caller may have started meanwhile
+		offset = 0
+	}
 	u.Offset = offset
 	end := min(int(offset)+1+random.IntN(len(text)/8), len(text))
 	u.Partial = end < len(text)
