@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash crash-broadcast cluster cluster-million million fleet scorecard soak demo release ci
+.PHONY: notices reference site help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash crash-broadcast cluster cluster-million million fleet scorecard soak broadcast demo release ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,12 @@ scorecard: ## test a gateway under load and provider faults (docs/scorecard.md);
 SOAK ?= 24h
 soak: ## random provider faults for SOAK (default 24h) under load; memory, goroutines and descriptors must not grow (row S25)
 	$(SCORECARD) -run '^TestScorecard$$/^S25$$' -soak $(SOAK)
+
+DEVICES ?= 1000000
+broadcast: ## send a broadcast to DEVICES (default 1000000) devices of the mock, pause it five times, and recall another one (row S32); draws docs/broadcast-*.svg
+	@mkdir -p data
+	$(SCORECARD) -run '^TestScorecard$$/^S32$$' -devices $(DEVICES) -broadcast-series $(CURDIR)/data/broadcast.json
+	cd tools && $(GO) run ./broadcast
 
 demo: ## run a gateway and mock providers on this machine
 	$(GO) run ./cmd/gateway dev
