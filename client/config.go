@@ -19,6 +19,7 @@ import (
 const (
 	maxGateways           = 1024             // connected at the same time
 	maxRedialDelay        = 10 * time.Second // to a gateway that cannot be reached
+	defaultTimeout        = 30 * time.Second // of a call
 	defaultAttemptTimeout = time.Minute      // if the gateway reports no maximum
 )
 
@@ -112,7 +113,7 @@ func (c *Config) check() (*resolver, error) {
 }
 
 func (c *Config) fill() {
-	c.Timeout = cmp.Or(c.Timeout, 30*time.Second)
+	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
 	c.Attempts = cmp.Or(c.Attempts, 5)
 	c.InFlight = cmp.Or(c.InFlight, 256)
 	c.KeepaliveTimeout = cmp.Or(c.KeepaliveTimeout, 1500*time.Millisecond)

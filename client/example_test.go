@@ -127,6 +127,42 @@ func ExampleClient_Events() {
 	// Output: client: this needs a gateway with a queue; a client made by Direct has none
 }
 
+// A broadcast is created, uploaded, validated and started. Each step can be repeated if the program was
+// interrupted; Audience.Continue continues an upload.
+func ExampleBroadcasts() {
+	run := func(ctx context.Context, c *client.Client, audience *os.File) error {
+		b := c.Broadcasts()
+		sale, err := b.Create(ctx, map[string]any{
+			"name":    "Spring sale",
+			"message": map[string]any{"title": "Hello {{name|there}}", "body": "Everything must go."},
+			"rate":    map[string]any{"per_minute": 60_000},
+		})
+		if err != nil {
+			return err
+		}
+		if err := b.Upload(ctx, sale.ID, client.Audience{Format: client.NDJSON, Content: audience}); err != nil {
+			return err
+		}
+		if sale, err = b.Do(ctx, sale.ID, client.CommandValidate, client.CommandOptions{}); err != nil {
+			return err
+		}
+		for sale.State == client.BroadcastValidating {
+			time.Sleep(time.Second)
+			if sale, err = b.Get(ctx, sale.ID); err != nil {
+				return err
+			}
+		}
+		if sale.State != client.BroadcastReady {
+			return errors.New(sale.Problem)
+		}
+		_, err = b.Do(ctx, sale.ID, client.CommandStart, client.CommandOptions{IfMatch: sale.ETag})
+		return err
+	}
+	// Broadcasts need a gateway with a queue, so this returns an error.
+	fmt.Println(run(context.Background(), client.Direct("shop", fixedSender{push.Accepted}), nil))
+	// Output: client: this needs a gateway with a queue; a client made by Direct has none
+}
+
 // fixedSender returns the same verdict for all notifications.
 type fixedSender struct{ verdict push.Verdict }
 

@@ -46,7 +46,7 @@ func newTestEnv(t testing.TB, cfg ...mockprovider.Config) *testEnv {
 	at := m.Ready(files)
 	key, hash := identity.NewKey()
 	return &testEnv{t: t, mock: m, key: client.Key(key), app: fmt.Sprintf(
-		"apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read]}]\n"+
+		"apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read, broadcasts]}]\n"+
 			"    apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}\n",
 		hash, at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic)}
 }
