@@ -164,7 +164,7 @@ func TestCommandHelp(t *testing.T) {
 		names = append(names, m[1])
 	}
 	slices.Sort(names)
-	if got := strings.Join(names, " "); got != "audit auditlog bench check completion dev init key mock openapi schema search send serve stats status top version" {
+	if got := strings.Join(names, " "); got != "audit auditlog bench broadcast check completion dev init key mock openapi schema search send serve stats status top version" {
 		t.Errorf("commands: %s\n%s", got, help)
 	}
 	for _, name := range names {

@@ -43,6 +43,7 @@ type cli struct {
 	Status     statusCmd     `cmd:"" help:"Print the state of a running gateway."`
 	Top        topCmd        `cmd:"" help:"Show the state of a running gateway in a terminal, refreshed every second."`
 	Send       sendCmd       `cmd:"" help:"Send one notification through a gateway, or a file of notifications."`
+	Broadcast  broadcastCmd  `cmd:"" help:"Create, run, watch and recall broadcasts to audiences of up to millions of devices."`
 	Bench      benchCmd      `cmd:"" help:"Run a load test against a gateway."`
 	Key        keyCmd        `cmd:"" help:"Create an API key and its hash, or a key pair for Web Push."`
 	OpenAPI    openAPICmd    `cmd:"" name:"openapi" help:"Print the OpenAPI 3.1 document of the HTTP API."`

@@ -43,8 +43,7 @@ func (p *progress) show(w *window) {
 	p.lastShown = time.Now()
 	_, _, t := w.snapshot()
 	if p.isTerminal {
-		full := int(barWidth * t.bytes / max(p.size, 1))
-		printf(p.output, "\r[%s%s] %s\x1b[K", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), p.describe(t))
+		printf(p.output, "\r[%s] %s\x1b[K", bar(t.bytes, p.size), p.describe(t))
 		return
 	}
 	printf(p.output, "send: %s\n", p.describe(t))
