@@ -108,7 +108,7 @@ var packages = map[string]packageRule{
 	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/buildinfo", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/panics", "internal/webhooks"}},
 
 	"internal/console": {layer: 3, mayImport: []string{
-		"docs", "internal/docsite", "internal/identity", "internal/queue", "internal/report/uplot", "pool", "push", "quota",
+		"docs", "internal/audience", "internal/broadcast", "internal/docsite", "internal/identity", "internal/queue", "internal/report/uplot", "internal/strictjson", "pool", "push", "quota",
 	}, why: "it calls the API and the gateway through functions"},
 
 	"internal/gateway": {layer: 4, mayImport: []string{

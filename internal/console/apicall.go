@@ -5,7 +5,9 @@ package console
 import (
 	"bytes"
 	"context"
+	"io"
 	"net/http"
+	"time"
 )
 
 // apiResponse is the response of the API to a call of the console.
@@ -13,6 +15,8 @@ type apiResponse struct {
 	Status int
 	header http.Header
 	body   bytes.Buffer
+	// control sets deadlines of the request that is passed on; nil for others.
+	control *http.ResponseController
 }
 
 var _ http.ResponseWriter = (*apiResponse)(nil)
@@ -26,8 +30,16 @@ func (a *apiResponse) WriteHeader(status int) { a.Status = status }
 // Write implements http.ResponseWriter.
 func (a *apiResponse) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-func newAPIRequest(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
-	r, err := http.NewRequestWithContext(ctx, method, path, bytes.NewReader(body))
+// SetReadDeadline implements the method that http.ResponseController looks for.
+func (a *apiResponse) SetReadDeadline(t time.Time) error {
+	if a.control == nil {
+		return http.ErrNotSupported
+	}
+	return a.control.SetReadDeadline(t)
+}
+
+func newAPIRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, path, body)
 	if err == nil {
 		r.Header.Set("Content-Type", "application/json")
 	}

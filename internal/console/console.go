@@ -6,6 +6,7 @@
 package console
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -113,6 +114,16 @@ func New(cfg Config) *Console {
 	page("GET "+Path+"send", c.showSend)
 	page("POST "+Path+"send/preview", c.preview)
 	page("POST "+Path+"send", c.send)
+	page("GET "+Path+"broadcasts", c.showBroadcasts)
+	page("POST "+Path+"broadcasts", c.createBroadcast)
+	page("GET "+Path+"broadcasts/new", c.showBroadcastForm)
+	page("POST "+Path+"broadcasts/preview", c.previewBroadcast)
+	page("GET "+Path+"broadcasts/{id}", c.showBroadcast)
+	page("GET "+Path+"broadcasts/{id}/events", c.streamBroadcast)
+	page("GET "+Path+"broadcasts/{id}/results", c.exportResults)
+	page("GET "+Path+"broadcasts/{id}/recall", c.showRecall)
+	page("POST "+Path+"broadcasts/{id}/audience", c.uploadAudience)
+	page("POST "+Path+"broadcasts/{id}/{command}", c.commandBroadcast)
 	help := http.StripPrefix(Path+"help", docsite.Handler(docs.FS))
 	page("GET "+Path+"help/", func(w http.ResponseWriter, r *http.Request, _ *viewer) { help.ServeHTTP(w, r) })
 	if cfg.Dev != nil {
@@ -143,7 +154,9 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if !isUpload(r) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	}
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			if panicked == http.ErrAbortHandler {
@@ -201,13 +214,16 @@ func (c *Console) viewer(w http.ResponseWriter, r *http.Request) *viewer {
 	return nil
 }
 
-// call calls the HTTP API with the permissions of v.
-func (c *Console) call(ctx context.Context, v *viewer, method, path string, body []byte) *apiResponse {
+// call calls the HTTP API with the permissions of v. header has names and values.
+func (c *Console) call(ctx context.Context, v *viewer, method, path string, body []byte, header ...string) *apiResponse {
 	out := &apiResponse{header: http.Header{}, Status: http.StatusOK}
-	r, err := newAPIRequest(ctx, method, path, body)
+	r, err := newAPIRequest(ctx, method, path, bytes.NewReader(body))
 	if err != nil {
 		out.Status = http.StatusBadRequest
 		return out
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
 	}
 	c.cfg.API.ServeHTTP(out, c.cfg.WithCaller(r, v.Caller))
 	return out

@@ -266,11 +266,17 @@ func (c *Console) previewOf(v *viewer, f sendForm) *previewView {
 	if f.Target == "" && f.Kind == "token" {
 		n.Token = exampleTokens[n.Platform]
 	}
+	c.translate(n, p)
+	return p
+}
+
+// translate adds the request of a notification to its preview.
+func (c *Console) translate(n *push.Notification, p *previewView) {
 	n.ID = "00000000-0000-7000-8000-000000000000"
 	request, err := c.cfg.Translate(n)
 	if err != nil {
 		p.Error = translateProblem(err)
-		return p
+		return
 	}
 	p.Request, p.Warnings, p.Size = request, n.Warnings, len(request.Body)
 	secret := n.Key()
@@ -280,7 +286,6 @@ func (c *Console) previewOf(v *viewer, f sendForm) *previewView {
 	} else {
 		p.Body = redact(indentJSON(request.Body), secret)
 	}
-	return p
 }
 
 // translateProblem returns the problem of an invalid notification.

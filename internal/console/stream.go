@@ -59,9 +59,29 @@ type point struct {
 	P99       float64 `json:"p99"`
 }
 
-// streamLive sends the live view as server-sent events (WHATWG HTML §9.2), once a second: the event
-// view is HTML, and the event point a point of the plots. It ends with the session.
+// update is what a stream sends at once: the event view is HTML, and the event point a point of the plots.
+type update struct {
+	template string
+	data     any
+	point    *point // nil for none
+}
+
+// streamLive sends the live view.
 func (c *Console) streamLive(w http.ResponseWriter, r *http.Request, v *viewer) {
+	c.stream(w, r, v, func(v *viewer) (update, error) {
+		_, shown, _ := visibleApps(r, v)
+		view := c.view(shown)
+		u := update{template: "live-view", data: view}
+		if r := view.Rates; r.Known {
+			u.point = &point{view.At.Unix(), r.Accepted, r.Retryable, r.Refused, r.Unsure, r.P50, r.P99}
+		}
+		return u, nil
+	})
+}
+
+// stream sends updates as server-sent events (WHATWG HTML §9.2), once a second. It ends with the session,
+// or if there is no update.
+func (c *Console) stream(w http.ResponseWriter, r *http.Request, v *viewer, next func(*viewer) (update, error)) {
 	session := sessionOf(r)
 	if !c.streams.open(session) {
 		w.Header().Set("Retry-After", "10")
@@ -78,8 +98,8 @@ func (c *Console) streamLive(w http.ResponseWriter, r *http.Request, v *viewer) 
 	ticker := time.NewTicker(snapshotInterval)
 	defer ticker.Stop()
 	for {
-		_, shown, _ := visibleApps(r, v)
-		if err := writeUpdate(w, control, c.view(shown)); err != nil {
+		u, err := next(v)
+		if err != nil || writeUpdate(w, control, &u) != nil {
 			return
 		}
 		select {
@@ -94,10 +114,10 @@ func (c *Console) streamLive(w http.ResponseWriter, r *http.Request, v *viewer) 
 }
 
 // writeUpdate writes the events of one update.
-func writeUpdate(w http.ResponseWriter, control *http.ResponseController, view *liveView) error {
+func writeUpdate(w http.ResponseWriter, control *http.ResponseController, u *update) error {
 	var html, out bytes.Buffer
-	if err := templates.ExecuteTemplate(&html, "live-view", view); err != nil {
-		return fmt.Errorf("console: template live-view: %w", err)
+	if err := templates.ExecuteTemplate(&html, u.template, u.data); err != nil {
+		return fmt.Errorf("console: template %s: %w", u.template, err)
 	}
 	out.WriteString("event: view\n")
 	for line := range bytes.Lines(html.Bytes()) {
@@ -108,8 +128,8 @@ func writeUpdate(w http.ResponseWriter, control *http.ResponseController, view *
 		}
 	}
 	out.WriteByte('\n')
-	if r := view.Rates; r.Known {
-		text, err := json.Marshal(point{view.At.Unix(), r.Accepted, r.Retryable, r.Refused, r.Unsure, r.P50, r.P99})
+	if u.point != nil {
+		text, err := json.Marshal(u.point)
 		if err != nil {
 			return err
 		}

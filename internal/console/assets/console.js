@@ -25,13 +25,22 @@ document.addEventListener("change", (e) => {
   }
 });
 
-/* The live page. */
+/* An upload shows how much has been sent. */
+document.addEventListener("htmx:xhr:progress", (e) => {
+  const bar = e.target.querySelector?.("progress");
+  if (!bar || !e.detail.lengthComputable) return;
+  bar.hidden = false;
+  bar.max = e.detail.total;
+  bar.value = e.detail.loaded;
+});
+
+/* The live page, and that of a broadcast. */
 const live = byID("live");
 if (live) startLive();
 
 function startLive() {
   const plots = startPlots();
-  let source, paused = false, leaving = false, lastEvent = newestEvent();
+  let source, paused = false, leaving = false, lastEvent = newestEvent(), lastState = live.querySelector("#state")?.dataset.state;
   const show = (state, text) => {
     byID("connection").dataset.state = state;
     byID("connection-text").textContent = text;
@@ -60,9 +69,11 @@ function startLive() {
   function announce() {
     const fresh = [...live.querySelectorAll(".events li.ejected, .events li.recovered, .events li.unreachable")].filter((li) => li.querySelector("time").dateTime > lastEvent);
     lastEvent = newestEvent() || lastEvent;
+    const state = live.querySelector("#state")?.dataset.state;
+    if (state && state !== lastState) byID("announce").textContent = lastState = state;
     if (fresh.length) byID("announce").textContent = fresh.map((li) => `${li.querySelector("b").textContent} ${li.querySelector("code")?.textContent || ""}`).join(", ");
   }
-  byID("pause").addEventListener("click", (e) => {
+  byID("pause")?.addEventListener("click", (e) => {
     paused = !paused;
     e.target.setAttribute("aria-pressed", paused);
     e.target.textContent = paused ? "Continue" : "Pause";
@@ -123,7 +134,8 @@ function startPlots() {
   function redraw() {
     plots.forEach(([u]) => u.destroy());
     const top = (least) => (u, min, max) => [0, Math.max((max || 0) * 1.15, least)];
-    plots = [[draw("plot-rate", result, number, top(1)), result], [draw("plot-latency", duration, millis, top(1)), duration]];
+    plots = [["plot-rate", result, number], ["plot-latency", duration, millis]].filter(([id]) => byID(id))
+      .map(([id, series, format]) => [draw(id, series, format, top(1)), series]);
     showNewest();
   }
   redraw();

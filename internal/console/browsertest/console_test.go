@@ -207,7 +207,13 @@ func eval[T any](b *browser, expression string) (value T) {
 // until waits until a JavaScript expression is true.
 func (b *browser) until(expression, what string) {
 	b.t.Helper()
-	testwait.Until(b, func() bool { return eval[bool](b, "Boolean("+expression+")") }, what)
+	testwait.Until(b, func() bool {
+		ctx, cancel := context.WithTimeout(b.ctx, testwait.Bound)
+		defer cancel()
+		var isTrue bool
+		err := chromedp.Run(ctx, chromedp.Evaluate("Boolean("+expression+")", &isTrue))
+		return err == nil && isTrue // a script fails if the page is left while it runs
+	}, what)
 }
 
 // Helper and Fatalf make a failed wait report what the page shows.
@@ -352,8 +358,10 @@ func TestConsole(t *testing.T) {
 	b.enter("textarea[name=target]", "dead0000"+deviceToken[8:])
 	b.click("#send-button")
 	b.until("document.querySelector('#sent-result').dataset.status === 'unregistered'", "the token is unregistered")
-	b.open("/console/notifications?status=unregistered")
-	b.wait("#list")
+	testwait.Until(b, func() bool { // the history has it a moment later
+		b.open("/console/notifications?status=unregistered")
+		return eval[bool](b, "Boolean(document.querySelector('#list'))")
+	}, "the list has the notification")
 	b.open("/console/notifications")
 	b.wait("#list")
 	b.wait("#stats")
@@ -364,6 +372,10 @@ func TestConsole(t *testing.T) {
 		t.Errorf("status %q", got)
 	}
 	b.shoot(page{name: "notifications"})
+
+	part := time.Now()
+	b.testBroadcasts()
+	t.Logf("broadcasts took %v", time.Since(part))
 
 	b.open("/console/help/")
 	b.wait("main h1")
