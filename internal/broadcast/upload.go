@@ -97,7 +97,10 @@ func (m *Manager) startUpload(ctx context.Context, b *document, u UploadRequest)
 		return end, err
 	}
 	m.store.purgeBefore(ctx, b.ID, audienceData, b.UploadAfter+1)
-	return m.store.uploaded(ctx, b)
+	if end, err = m.store.uploaded(ctx, b); err == nil && end.offset > 0 { // another request has continued this upload
+		err = ErrOtherUpload
+	}
+	return end, err
 }
 
 // dropValidation forgets what a validation has found, because it is no longer true.
