@@ -47,7 +47,9 @@ func (b *browser) testBroadcasts() {
 	b.until("document.querySelector('#invalid').textContent.includes('InvalidTarget')", "the line that cannot be sent is listed")
 	b.shoot(page{name: "broadcast-ready"})
 
-	state := func(want string) string { return fmt.Sprintf("document.querySelector('#state')?.dataset.state === %q", want) }
+	state := func(want string) string {
+		return fmt.Sprintf("document.querySelector('#state')?.dataset.state === %q", want)
+	}
 	b.click("#do-start")
 	b.until(state("running")+" && Number(document.querySelector('#counts-Message .accepted').textContent.replace(',', '')) > 100", "it runs")
 	b.click("#do-pause")
