@@ -246,13 +246,11 @@ func TestKilledClusterSendsBroadcastOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	cluster := jetstreamtest.StartCluster(t)
 	seeds, _ := strconv.Atoi(cmp.Or(os.Getenv(crashSeedsEnv), "1"))
 	for seed := range seeds {
-		if seed > 0 {
-			cluster = jetstreamtest.StartCluster(t)
-		}
-		t.Run(strconv.Itoa(seed), func(t *testing.T) { runCrashes(t, uint64(seed)+1, cluster.Account(t).URL, 3) })
+		t.Run(strconv.Itoa(seed), func(t *testing.T) {
+			runCrashes(t, uint64(seed)+1, jetstreamtest.StartCluster(t).Account(t).URL, 3)
+		})
 	}
 }
 
