@@ -117,7 +117,7 @@ var packages = map[string]packageRule{
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
-		"client", "internal/console", "internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/auditlog", "internal/buildinfo", "internal/config", "internal/configsource", "internal/identity", "internal/jetstream", "internal/keyring", "internal/bench", "internal/panics",
+		"client", "internal/console", "internal/gateway", "internal/asyncwriter", "internal/atomicfile", "internal/audit", "internal/auditlog", "internal/broadcast", "internal/buildinfo", "internal/config", "internal/configsource", "internal/identity", "internal/jetstream", "internal/keyring", "internal/bench", "internal/panics",
 		"internal/report", "internal/subprocess", "mockprovider", "pool", "quota", "providers/webpush", "push", "internal/api",
 	}},
 	"internal/scorecard": {layer: 5, why: "it has only tests"},

@@ -10,20 +10,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/audit"
+	"github.com/sluice-push/sluice/internal/broadcast"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/push"
 )
 
 type auditCmd struct {
 	Config string `short:"c" xor:"where" required:"" placeholder:"FILE" help:"Configuration of the gateway in YAML."`
 	Dir    string `xor:"where" required:"" placeholder:"DIR" help:"Directory of a queue (queue.dir) that no gateway uses."`
 	JSON   bool   `help:"Print the report as JSON."`
+
+	Broadcast string `placeholder:"ID" help:"Audit only this broadcast: prove that its counts add up to its audience."`
 }
 
 // Help returns the description and examples.
@@ -31,40 +38,55 @@ func (auditCmd) Help() string {
 	return `Example:
 
     gateway audit -c gateway.yaml
+    gateway audit -c gateway.yaml --broadcast 019b8e2f-6c1d-8a52-9d3e-5f0a1b2c3d4e
 
-Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting, and that no two notifications with the same Idempotency-Key were delivered. Lists the notifications for which that is not true. If a gateway uses the directory, the command requests the audit from its admin listener. Exits with 0 if the audit is clean and with 1 otherwise.`
+Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting, and that no two notifications with the same Idempotency-Key were delivered. Lists the notifications for which that is not true. If a gateway uses the directory, the command requests the audit from its admin listener.
+
+With --broadcast, compares the audience of a broadcast with the history and with the counts of the API, and lists the first lines that differ: each valid line has one notification or is pending, each notification has at most one end, the counts are those of the history, and the recall reaches exactly the lines that are accepted or unknown.
+
+Exits with 0 if the audit is clean and with 1 otherwise.`
 }
 
 // Run audits and prints the report.
 func (a auditCmd) Run(p process) error {
-	report, err := a.report(p)
+	if a.Broadcast != "" {
+		return runAudit(p, a, printBroadcastAudit, func(cfg *config.Config) (*broadcast.Audit, error) { return gateway.AuditBroadcast(p, cfg, a.Broadcast) })
+	}
+	return runAudit(p, a, printReport, func(cfg *config.Config) (*audit.Report, error) { return gateway.Audit(p, cfg) })
+}
+
+// runAudit gets a report from the files or the gateway that uses them, and prints it.
+func runAudit[R any, P interface {
+	*R
+	Clean() bool
+}](p process, a auditCmd, print func(io.Writer, P) error, run func(*config.Config) (P, error)) error {
+	report, err := auditReport(p, a, run)
 	if err != nil {
 		return err
 	}
-	print := printReport
 	if a.JSON {
-		print = printJSON
+		err = json.NewEncoder(p.stdout).Encode(report)
+	} else {
+		err = print(p.stdout, report)
 	}
-	if err := print(p.stdout, report); err != nil {
-		return err
+	if err == nil && !report.Clean() {
+		err = errReported
 	}
-	if !report.Clean() {
-		return errReported
-	}
-	return nil
+	return err
 }
 
-func (a auditCmd) report(p process) (*audit.Report, error) {
+func auditReport[R any, P interface{ *R }](p process, a auditCmd, run func(*config.Config) (P, error)) (P, error) {
 	if a.Dir != "" {
-		return gateway.Audit(p, &config.Config{Queue: config.Queue{Dir: config.File(a.Dir)}})
+		return run(&config.Config{Queue: config.Queue{Dir: config.File(a.Dir)}})
 	}
 	cfg, err := loadConfig(a.Config)
 	if err != nil {
 		return nil, err
 	}
-	report, err := gateway.Audit(p, cfg)
+	report, err := run(cfg)
 	if errors.Is(err, jetstream.ErrLocked) {
-		return fetchAudit(p, &cfg.Admin)
+		report = new(R)
+		return report, fetchAudit(p, &cfg.Admin, a.Broadcast, report)
 	}
 	return report, err
 }
@@ -98,30 +120,27 @@ func adminClient(admin *config.Admin) (client *http.Client, base string, err err
 	return client, "https://admin", nil
 }
 
-// fetchAudit requests the audit from the gateway that uses the directory.
-func fetchAudit(ctx context.Context, admin *config.Admin) (*audit.Report, error) {
+// fetchAudit requests the audit of everything, or of a broadcast, from the gateway that uses the directory.
+func fetchAudit(ctx context.Context, admin *config.Admin, id string, report any) error {
 	client, base, err := adminClient(admin)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+gateway.AuditPath, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+gateway.AuditPath+"?"+url.Values{"broadcast": {id}}.Encode(), nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	response, err := client.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("gateway: another gateway uses the directory and does not respond at admin.listen (stop it or try again): %w", err)
+		return fmt.Errorf("gateway: another gateway uses the directory and does not respond at admin.listen (stop it or try again): %w", err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-		return nil, fmt.Errorf("gateway: the gateway that uses the directory responded %s: %s", response.Status, strings.TrimSpace(string(text)))
+		return fmt.Errorf("gateway: the gateway that uses the directory responded %s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
-	report := new(audit.Report)
-	return report, json.NewDecoder(response.Body).Decode(report)
+	return json.NewDecoder(response.Body).Decode(report)
 }
-
-func printJSON(w io.Writer, r *audit.Report) error { return json.NewEncoder(w).Encode(r) }
 
 func printReport(w io.Writer, r *audit.Report) error {
 	for _, f := range r.Findings {
@@ -138,4 +157,37 @@ func printReport(w io.Writer, r *audit.Report) error {
 	printf(w, "%d are lost; %d have ended twice; %d have the Idempotency-Key of an earlier one that was or may have been delivered, or waits.\n",
 		r.Lost, r.Twice, r.SameKey)
 	return nil
+}
+
+func printBroadcastAudit(w io.Writer, r *broadcast.Audit) error {
+	for _, f := range r.Findings {
+		printf(w, "%s\n", f)
+	}
+	printf(w, "Broadcast %s of app %s is %s. Audience: %d lines: %d valid, %d invalid, %d duplicates.\n", r.Broadcast, r.App, r.State, r.Lines, r.Valid, r.Invalid, r.Duplicates)
+	printf(w, "Message, from the history: %s.\n", countsText(r.Counts))
+	if r.RecallCounts != nil {
+		printf(w, "Recall, from the history: %s.\n", countsText(r.RecallCounts))
+	}
+	switch {
+	case r.ComparedWith == "":
+		printf(w, "The counts of the API were not compared: the results are not stored yet, and the gateways have them in memory.\n")
+	case r.Clean():
+		printf(w, "Equal for every line to %s, which the counts of the API are made from.\n", r.ComparedWith)
+	default:
+		printf(w, "Compared with %s, which the counts of the API are made from.\n", r.ComparedWith)
+	}
+	return nil
+}
+
+// countsText returns the counts as a sum.
+func countsText(c *broadcast.Counts) string {
+	by := map[push.Status]uint64{}
+	for _, n := range c.By {
+		by[n.Status] += n.Count
+	}
+	text := fmt.Sprintf("%d lines = %d pending", c.Total, c.Pending)
+	for _, status := range slices.Sorted(maps.Keys(by)) {
+		text += fmt.Sprintf(" + %d %s", by[status], status)
+	}
+	return text
 }

@@ -68,6 +68,9 @@ func TestAuditReportsLostNotifications(t *testing.T) {
 	if code, stdout, _ := runGateway(t, nil, "audit", "--dir", lossy); code != 1 || !strings.HasPrefix(stdout, "lost         "+lostID+" of app shop") {
 		t.Errorf("%d %s", code, stdout)
 	}
+	if code, _, stderr := runGateway(t, nil, "audit", "--dir", clean, "--broadcast", goodID); code != 1 || !strings.Contains(stderr, "no broadcast with this ID") {
+		t.Errorf("%d %s", code, stderr)
+	}
 	code, stdout, _ := runGateway(t, nil, "audit", "--json", "--dir", lossy)
 	var report audit.Report
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Lost != 1 || report.Findings[0].ID != lostID {

@@ -3,8 +3,11 @@
 package main_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,6 +43,8 @@ func (b *broadcasts) run(wantCode int, wantOut, wantErr string, args ...string) 
 
 func TestBroadcastCommands(t *testing.T) {
 	const devices = 200
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
 	_, ready := startDev(t)
 	b := &broadcasts{t, []string{"GATEWAY_URL=" + ready["url"].(string), "SLUICE_KEY=" + ready["key"].(string)}}
 	b.run(2, "", "message", "create", writeTemp(t, "bad.json", `{"name":"Spring sale"}`))
@@ -70,6 +75,23 @@ func TestBroadcastCommands(t *testing.T) {
 	b.run(2, "", "without a terminal, pass --yes", "recall", id)
 	b.run(0, "recalling", "", "recall", id, "--yes", "--message", writeTemp(t, "sorry.json", `{"message":{"title":"We are sorry"}}`))
 	b.run(0, "100 % of 200 ended", "", "show", id, "--watch", "--interval", "100ms")
+	configs, err := filepath.Glob(filepath.Join(dir, "sluice-dev-*", "*.yaml"))
+	if err != nil || len(configs) != 1 {
+		t.Fatal(configs, err)
+	}
+	config, err := os.ReadFile(configs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := strings.TrimPrefix(ready["admin_url"].(string), "http://")
+	file = filepath.Join(filepath.Dir(configs[0]), "audit.yaml") // with the address in place of a free port
+	if err := os.WriteFile(file, bytes.Replace(config, []byte(`admin: { listen: "127.0.0.1:0" }`), fmt.Appendf(nil, "admin: { listen: %q }", admin), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := runGateway(t, nil, "audit", "-c", file, "--broadcast", id)
+	if want := "202 lines: 201 valid, 1 invalid, 0 duplicates.\nMessage, from the history: 201 lines = 0 pending + 200 accepted + 1 unregistered.\nRecall, from the history: 200 lines = 0 pending + 200 accepted."; code != 0 || !strings.Contains(stdout, want) || !strings.Contains(stdout, "Equal for every line to the ") {
+		t.Errorf("exit code %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
+	}
 	for _, command := range []string{"start", "resume", "cancel"} {
 		b.run(1, "", "not-possible: "+command+" is not possible", command, id)
 	}

@@ -95,7 +95,7 @@ func Run(ctx context.Context, e *jetstream.Engine, cfg Config) (report *Report, 
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	a := &auditor{cfg: cfg, engine: e, js: e.JetStream(), store: s, seed: maphash.MakeSeed()}
+	a := &auditor{cfg: cfg, engine: e, js: e.JetStream(), store: s, seed: maphash.MakeSeed(), controls: controls{}}
 	if err = errors.Join(a.run(ctx), s.close()); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
@@ -110,6 +110,8 @@ type auditor struct {
 	store    *store
 	seed     maphash.Seed
 	firstSeq uint64 // the first event in the stream at the start of the audit
+	controls controls
+	of       *broadcast // the notifications that the audit is restricted to; nil for all
 	report   Report
 }
 
@@ -158,11 +160,18 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 			return 0, err
 		}
 		for i, item := range items {
+			if !a.of.includes(item) {
+				continue
+			}
 			text, kind, err := eventOf(item)
+			if err == nil && kind == logrecord.Control {
+				err = a.controls.apply(item)
+				a.of.applyControl(item)
+			}
 			if err != nil {
 				return 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
 			}
-			if kind == logrecord.Control { // of a broadcast
+			if kind == logrecord.Control {
 				continue
 			}
 			r, err := a.parseEvent(text)
@@ -171,10 +180,13 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (next 
 			}
 			r.unsent = kind == logrecord.Cancel || r.Status == push.StatusCancelled
 			r.seq, r.item, r.late = m.Sequence, i, late
+			a.report.Events++
+			if r.Status == push.StatusSending && a.controls.hold(r.ID) { // it was not sent
+				continue
+			}
 			if err := a.store.addEvent(r); err != nil {
 				return 0, err
 			}
-			a.report.Events++
 			if kind != logrecord.Task {
 				continue
 			}

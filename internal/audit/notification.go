@@ -31,9 +31,11 @@ type record struct {
 	Attempt int         `json:"attempt"`
 	KeyHash []byte      `json:"key_hash"`
 
+	Platform push.Platform `json:"platform"`
+
 	seq    uint64 // of its message; zero for a task
 	item   int    // its index in the message
-	reason string // of an end as unknown or cancelled
+	reason string // of an end as unknown or cancelled, or of any end in the audit of a broadcast
 	end    int64  // hash of the end
 	unsent bool   // it is an end without an attempt, such as a cancellation
 	late   bool   // it was appended while the audit ran
@@ -64,12 +66,16 @@ func (a *auditor) parseEvent(text []byte) (*record, error) {
 		return nil, err
 	}
 	r, digest := &e.record, string(e.Receipt)
-	if r.Status == push.StatusUnknown || r.Status == push.StatusCancelled {
+	inDoubt := r.Status == push.StatusUnknown || r.Status == push.StatusCancelled
+	if inDoubt || a.of != nil {
 		var receipt struct {
 			Reason string `json:"reason"`
 		}
 		_ = json.Unmarshal(e.Receipt, &receipt, anyVersion) // without a reason it is neither lost nor not stored
-		r.reason, digest = receipt.Reason, receipt.Reason   // two copies of a task can be in doubt, with different earlier attempts
+		r.reason = receipt.Reason
+	}
+	if inDoubt { // two copies of a task can be, with different earlier attempts
+		digest = r.reason
 	}
 	r.end = int64(maphash.String(a.seed, string(r.Status)+digest))
 	return r, nil
@@ -106,6 +112,7 @@ type notification struct {
 	cancelled bool // it has ended without an attempt
 	ends      int
 	end       int64
+	valid     *record // the end that counts: the first one
 }
 
 // apply adds the next event, or first of all the task.
@@ -138,12 +145,15 @@ func (n *notification) apply(r *record) {
 		}
 	case r.unsent:
 		if !n.sending && n.ends == 0 { // otherwise it came too late
-			n.ends, n.cancelled = 1, true
+			n.ends, n.cancelled, n.valid = 1, true, r
 		}
 	default:
 		n.delivered = n.delivered || r.Status == push.StatusAccepted
 		n.unknown = n.unknown || r.Status == push.StatusUnknown
 		n.inDoubt = n.inDoubt || r.reason == reasonInDoubt
+		if n.ends == 0 {
+			n.valid = r
+		}
 		if n.ends == 0 || n.cancelled || r.end != n.end { // the same end may occur twice, after a write with unknown result
 			n.ends++
 		}

@@ -12,6 +12,7 @@ CREATE TABLE record (
 	key_hash BLOB,
 	late     INTEGER NOT NULL DEFAULT FALSE,
 	unsent   INTEGER NOT NULL DEFAULT FALSE, -- an end without an attempt
+	platform TEXT NOT NULL DEFAULT '',
 	PRIMARY KEY (id, seq, item)
 ) WITHOUT ROWID;
 

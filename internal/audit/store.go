@@ -21,7 +21,7 @@ import (
 var schema string
 
 const (
-	insertEventSQL  = "INSERT INTO record VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+	insertEventSQL  = "INSERT INTO record VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
 	insertTaskSQL   = "INSERT OR IGNORE INTO record (id, seq, item, app) VALUES (?,0,0,?)"
 	insertKeyUseSQL = "INSERT INTO key_use VALUES (?,?,?,?,?,?,?)"
 	recordsSQL      = "SELECT * FROM record ORDER BY id, seq, item"
@@ -90,7 +90,7 @@ func (s *store) close() error {
 }
 
 func (s *store) addEvent(r *record) error {
-	_, err := s.insertEvent.Exec(r.ID[:], int64(r.seq), r.item, r.App, r.At.UnixMilli(), string(r.Status), r.Attempt, r.reason, r.end, r.KeyHash, r.late, r.unsent)
+	_, err := s.insertEvent.Exec(r.ID[:], int64(r.seq), r.item, r.App, r.At.UnixMilli(), string(r.Status), r.Attempt, r.reason, r.end, r.KeyHash, r.late, r.unsent, string(r.Platform))
 	return err
 }
 
@@ -128,7 +128,7 @@ func (s *store) query(ctx context.Context, text string, args ...any) iter.Seq2[*
 		defer func() { _ = rows.Close() }() // rows.Err reports the error
 		for rows.Next() {
 			r, id, at := &record{}, sql.RawBytes{}, int64(0)
-			err := rows.Scan(&id, &r.seq, &r.item, &r.App, &at, &r.Status, &r.Attempt, &r.reason, &r.end, &r.KeyHash, &r.late, &r.unsent)
+			err := rows.Scan(&id, &r.seq, &r.item, &r.App, &at, &r.Status, &r.Attempt, &r.reason, &r.end, &r.KeyHash, &r.late, &r.unsent, &r.Platform)
 			copy(r.ID[:], id)
 			r.At = time.UnixMilli(at)
 			if !yield(r, err) || err != nil {

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -228,8 +229,12 @@ func writeResults(ctx context.Context, n *node, id, dir string) error {
 		r.Results = append(r.Results, *l)
 		return nil
 	})
-	text, err2 := json.Marshal(r)
-	return errors.Join(err, err2, os.WriteFile(filepath.Join(dir, "results"), text, 0o600))
+	audited, err2 := n.audit(ctx, id, nil)
+	if err2 == nil && (!audited.Clean() || !reflect.DeepEqual(audited.Counts, v.Counts) || !reflect.DeepEqual(audited.RecallCounts, v.RecallCounts)) {
+		err2 = fmt.Errorf("the audit is not clean: %+v, %+v, want %+v", audited, audited.Counts, v.Counts)
+	}
+	text, err3 := json.Marshal(r)
+	return errors.Join(err, err2, err3, os.WriteFile(filepath.Join(dir, "results"), text, 0o600))
 }
 
 func TestKilledGatewaysSendBroadcastOnce(t *testing.T) {

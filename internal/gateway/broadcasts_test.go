@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/broadcast"
+	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -94,6 +96,15 @@ func TestBroadcastReplacesItselfOnRecall(t *testing.T) {
 	done = g.waitState(id, "recalled")
 	if counts := done["recall_counts"].(map[string]any); counts["accepted"] != 2.0 || counts["total"] != 2.0 {
 		t.Error(counts)
+	}
+	response, err := http.Get(g.adminURL + gateway.AuditPath + "?broadcast=" + id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var audited broadcast.Audit
+	if err := json.NewDecoder(response.Body).Decode(&audited); err != nil || !audited.Clean() || audited.Counts.Accepted != 2 || audited.RecallCounts.Accepted != 2 {
+		t.Errorf("%s %+v %v", response.Status, audited, err)
 	}
 	var collapse, tags []string
 	for _, e := range g.mock.Ledger().Expect(t, mockprovider.Query{Service: mockprovider.APNs}, 2) {
