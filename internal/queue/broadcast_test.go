@@ -11,8 +11,11 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/record"
 	"github.com/sluice-push/sluice/internal/tally"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -77,6 +80,35 @@ func TestSecondTaskOfLineIsIgnored(t *testing.T) {
 		if s.count(n.ID) != 1 {
 			t.Errorf("sent %d times", s.count(n.ID))
 		}
+	}
+}
+
+// TestRefusalOfEnqueuedLine refuses lines at a gateway whose configuration differs from that of the one that
+// has enqueued two of them: one that is being sent, one that waits, and one without a task.
+func TestRefusalOfEnqueuedLine(t *testing.T) {
+	j, s := newMemoryJournal(), newFakeSender()
+	f := openQueue(t, t.TempDir(), j, s, queue.Config{InFlight: 1})
+	release := s.block()
+	id := newBroadcast(t, f)
+	ns := lineNotifications(id, 3, false)
+	f.accept(t, ns[:2]...)
+	s.waitSentCount(t, 1)
+	for _, n := range ns {
+		receipt := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Refused, Reason: "PayloadTooLarge"}}
+		r := record.Record{Receipt: &receipt, Header: record.Header{Kind: record.End, ID: uuid.MustParse(n.ID), App: "shop", At: time.Now(), Status: receipt.Status(), Platform: n.Platform, Lane: n.Lane}}
+		data, err := r.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.log.Append(t.Context(), jetstream.Record{Data: data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	testwait.Until(t, func() bool { return counts(f, id)[push.StatusQueued] == 0 }, "all lines have ended")
+	f.stop()
+	if got := counts(f, id); got[push.StatusAccepted] != 1 || got[push.StatusRefused] != 2 || s.sentCount() != 1 {
+		t.Errorf("%v, %d sent", got, s.sentCount())
 	}
 }
 

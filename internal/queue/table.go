@@ -270,8 +270,19 @@ func (t *table) applyCall(id uuid.UUID, data []byte, w *writer) {
 		t.calls[id] = w
 	case record.End:
 		delete(t.calls, id)
-		if _, b := t.tallyOf(id); b == nil {
+		l, b := t.tallyOf(id)
+		if b == nil {
 			return
+		}
+		if task, open := b.Task(l); open { // a gateway has refused the line, and another one has enqueued it
+			at := jetstream.Offset(task)
+			switch f := t.find(at); {
+			case f == nil:
+			case f.has(isSending, at.Index):
+				return // the attempt decides
+			default:
+				t.close(f, at.Index)
+			}
 		}
 		if h, err := t.parser.Parse(data); err == nil {
 			t.enqueueLine(&h, jetstream.Offset{}) // if it was refused before it had a task
@@ -281,8 +292,8 @@ func (t *table) applyCall(id uuid.UUID, data []byte, w *writer) {
 }
 
 // applyTo applies a record to its task, if it is valid: the first of the records that exclude each other
-// is. An attempt must have a higher number than those before it, and the broadcast must allow it. A task is rescheduled after its last
-// attempt. A record of kind Cancel has no effect while an attempt is in progress.
+// is. An attempt must have a higher number than those before it, and the broadcast must allow it. A task is
+// rescheduled after its last attempt. A record of kind Cancel has no effect while an attempt is in progress.
 func (t *table) applyTo(f *frame, h *record.Header, at jetstream.Offset, w *writer) {
 	task := jetstream.Offset(h.Of)
 	index, p := task.Index, t.started[task]

@@ -144,6 +144,12 @@ func (t *Tally) End(l push.BroadcastLine, platform push.Platform, status push.St
 	p.ended[r].Add(l.Line)
 }
 
+// Task returns the task of a line that has not ended.
+func (t *Tally) Task(l push.BroadcastLine) (task Position, ok bool) {
+	task, ok = t.phases[PhaseOf(l)].open[l.Line]
+	return task, ok
+}
+
 // Open returns how many lines have not ended, and OpenTasks their tasks.
 func (t *Tally) Open(p Phase) int { return len(t.phases[p].open) }
 
