@@ -449,7 +449,7 @@ func (e *enqueuer) enqueueLines(ctx context.Context, lines *roaring.Bitmap, reve
 	err := e.read(ctx, lines, reverse, func(line uint32, r *audience.Recipient) error {
 		n, err := e.notification(e.b, e.content, line, r, e.phase == tally.Recall, time.Now())
 		if err != nil { // the configuration or the recall message does not fit
-			return e.refuse(ctx, line, r, err)
+			return e.refuse(ctx, e.b.line(e.content, line, r, e.phase == tally.Recall), r.Platform, err)
 		}
 		if group = append(group, n); len(group) < e.pace.quantum() {
 			return nil
@@ -501,7 +501,7 @@ func (e *enqueuer) accept(ctx context.Context, group []*push.Notification) error
 		}
 		if field, ok := errors.AsType[*push.FieldError](err); ok {
 			l, _ := push.ParseBroadcastLine(uuid.MustParse(group[i].ID))
-			if err := e.refuse(ctx, l.Line, &audience.Recipient{Platform: group[i].Platform}, field); err != nil {
+			if err := e.refuse(ctx, l, group[i].Platform, field); err != nil {
 				return err
 			}
 			continue
@@ -513,12 +513,11 @@ func (e *enqueuer) accept(ctx context.Context, group []*push.Notification) error
 
 // refuse records that a line is not sent, because it was valid when the broadcast was validated, and is
 // not any more.
-func (e *enqueuer) refuse(ctx context.Context, line uint32, r *audience.Recipient, cause error) error {
-	l := push.BroadcastLine{Broadcast: e.b.uuid(), Line: line, Recall: e.phase == tally.Recall}
-	reason := audience.NewLineError(line, cause)
+func (e *enqueuer) refuse(ctx context.Context, l push.BroadcastLine, platform push.Platform, cause error) error {
+	reason := audience.NewLineError(l.Line, cause)
 	receipt := push.Receipt{ID: uuid.UUID(l.ID()).String(), Outcome: push.Outcome{Verdict: push.Refused, Reason: reason.Reason, Field: reason.Field, Detail: reason.Detail}}
 	return e.cfg.Record(ctx, push.Event{
-		ID: receipt.ID, App: e.b.App, At: time.Now().UTC(), Status: receipt.Status(), Platform: r.Platform, Lane: push.LaneBulk, Receipt: &receipt,
+		ID: receipt.ID, App: e.b.App, At: time.Now().UTC(), Status: receipt.Status(), Platform: platform, Lane: push.LaneBulk, Receipt: &receipt,
 	})
 }
 

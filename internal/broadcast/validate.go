@@ -339,11 +339,10 @@ func (m *Manager) Invalid(ctx context.Context, app, id string, after, limit int)
 // notification returns the notification for a line. It has no other state than the broadcast, so every
 // gateway makes the same one.
 func (m *Manager) notification(b *document, c *audience.Content, line uint32, r *audience.Recipient, recall bool, now time.Time) (*push.Notification, error) {
-	variant, n := c.Variant(b.ID, r), new(push.Notification)
-	if err := c.Render(r, variant, n); err != nil {
+	l, n := b.line(c, line, r, recall), new(push.Notification)
+	if err := c.Render(r, int(l.Variant), n); err != nil {
 		return nil, err
 	}
-	l := push.BroadcastLine{Broadcast: uuid.MustParse(b.ID), Line: line, Recall: recall, Variant: uint8(variant)}
 	n.ID, n.App, n.AcceptedAt, n.Lane = uuid.UUID(l.ID()).String(), b.App, now, push.LaneBulk
 	n.OnUnknown = cmp.Or(n.OnUnknown, push.RepeatNever)
 	if end := time.Time(b.Schedule.ExpiresAt); !end.IsZero() && !recall {
@@ -354,4 +353,9 @@ func (m *Manager) notification(b *document, c *audience.Content, line uint32, r 
 	}
 	replaceable(n, b.ID)
 	return n, nil
+}
+
+// line identifies the notification of a recipient.
+func (b *document) line(c *audience.Content, line uint32, r *audience.Recipient, recall bool) push.BroadcastLine {
+	return push.BroadcastLine{Broadcast: b.uuid(), Line: line, Recall: recall, Variant: uint8(c.Variant(b.ID, r))}
 }
