@@ -159,6 +159,9 @@ func TestAuditFindsTamperedLog(t *testing.T) {
 			t.Errorf("%q is missing: %v", finding, got.Findings)
 		}
 	}
+	if stream.CachedInfo().Config.DenyDelete { // the server keeps all messages of an encrypted log
+		return
+	}
 	first := true
 	for seq := range stream.CachedInfo().State.LastSeq { // all but the start
 		if m, err := stream.GetMsg(t.Context(), seq+1); err == nil {
