@@ -139,8 +139,7 @@ func (b *browser) observe(event any) {
 			add(fmt.Sprintf("console.%s: %s", e.Type, e.Args[0].Value))
 		}
 	case *log.EventEntryAdded:
-		isIcon := strings.HasSuffix(e.Entry.URL, "/favicon.ico") // a browser asks for it by itself while a page is replaced
-		if (e.Entry.Level == log.LevelError || e.Entry.Level == log.LevelWarning) && !isIcon {
+		if e.Entry.Level == log.LevelError || e.Entry.Level == log.LevelWarning {
 			add(fmt.Sprintf("%s: %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL))
 		}
 	case *network.EventRequestWillBeSent:
