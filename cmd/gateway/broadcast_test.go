@@ -19,7 +19,7 @@ const broadcastDefinition = `{"name":"Spring sale","message":{"title":"Sale"},"a
 // audienceFile returns a file with n devices, a line that cannot be sent, and a device that is not registered.
 func audienceFile(t *testing.T, n int) string {
 	var b strings.Builder
-	b.WriteString("token,key\n,nobody\ndevice:dead,gone\n")
+	b.WriteString("token,key\n,without-token\ndevice:dead,unregistered\n")
 	for i := range n {
 		fmt.Fprintf(&b, "device-%d:token,user-%d\n", i, i)
 	}

@@ -38,7 +38,7 @@ func (encryptionKeyCmd) Help() string {
 
     (umask 077 && gateway key encryption > sluice.key)
 
-Put the name of the file into queue.encryption.key_files. The first line holds the ID of the key, which GET /v1/status and gateway check show. The second line is the key: 32 random bytes in base64. Keep a copy outside of the machine: without the key, nobody can read what it has encrypted.`
+Put the name of the file into queue.encryption.key_files. The first line holds the ID of the key, which GET /v1/status and gateway check show. The second line is the key: 32 random bytes in base64. Keep a copy of the file on another machine. Data that was encrypted with a lost key cannot be read.`
 }
 
 // Run prints a new key.

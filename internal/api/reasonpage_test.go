@@ -28,7 +28,7 @@ type reasonFacts struct {
 var adviceFor = map[string]string{
 	"refused":      "Correct the notification. Sending it again as it is cannot succeed.",
 	"unregistered": "Delete the token or subscription.",
-	"throttled":    "Wait for `retry_after`. The gateway slows down by itself.",
+	"throttled":    "Wait for `retry_after`. The gateway reduces its rate automatically.",
 	"unauthorized": "Operator: run `gateway check`, and replace the credential ([runbook](../runbooks/credential-rejected.md)).",
 	"unavailable":  "Send it again after `retry_after`, or send it through the queue, which does that.",
 	"unsent":       "Send it again; it was not delivered.",

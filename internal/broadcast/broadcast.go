@@ -116,7 +116,7 @@ type Canary struct {
 	Wait push.Duration `json:"wait,omitzero"`
 }
 
-// PauseIf pauses a broadcast by itself.
+// PauseIf has the limits at which a broadcast is paused automatically.
 type PauseIf struct {
 	// Refused and Unregistered are shares of the notifications that have ended. Zero means no limit.
 	Refused      Percent `json:"refused,omitzero"`

@@ -270,7 +270,7 @@ func TestSignInAtIssuer(t *testing.T) {
 	if link == nil || at.String() != s.base+"sign-out" {
 		t.Fatal(at, body)
 	}
-	body, at, _ = p.open("GET", html.UnescapeString(link[1]), nil) // the browser does it by itself
+	body, at, _ = p.open("GET", html.UnescapeString(link[1]), nil) // the refresh of the page
 	if at.String() != s.base+"sign-in" || !strings.Contains(body, "Sign in with") {
 		t.Errorf("%s %s", at, body)
 	}
@@ -347,7 +347,7 @@ func TestRefusedSignInsAtIssuer(t *testing.T) {
 	}{
 		"denied":       {text: "did not sign you in", reason: "access_denied", user: "eve"},
 		"client":       {text: "check --deep", reason: "client_refused", provider: func(p *identitytest.Provider) { p.AuthorizeError = "unauthorized_client" }},
-		"error":        {text: "reports an error", reason: "provider_error", provider: func(p *identitytest.Provider) { p.AuthorizeError = "<b>unheard_of" }},
+		"error":        {text: "reports an error", reason: "provider_error", provider: func(p *identitytest.Provider) { p.AuthorizeError = "<b>provider_text" }},
 		"code":         {text: "took too long", reason: "expired_sign_in", provider: func(p *identitytest.Provider) { p.TokenError = "invalid_grant" }},
 		"clock":        {text: "compare the clocks", reason: "expired_token", provider: func(p *identitytest.Provider) { p.Claims = map[string]any{"exp": 1} }},
 		"other clock":  {text: "compare the clocks", reason: "early_token", provider: func(p *identitytest.Provider) { p.Claims = map[string]any{"iat": time.Now().Add(time.Hour).Unix()} }},
@@ -370,7 +370,7 @@ func TestRefusedSignInsAtIssuer(t *testing.T) {
 			p := s.person()
 			body, at := p.signIn(user)
 			if at.Path != "/console/sign-in" || !strings.Contains(body, c.text) || !strings.Contains(body, `role="alert"`) || !strings.Contains(body, "Sign in with") ||
-				strings.Contains(body, "<b>unheard") || strings.Contains(body, "described") || strings.Contains(body, "goroutine") || at.Query().Get("code") != "" {
+				strings.Contains(body, "<b>provider_text") || strings.Contains(body, "described") || strings.Contains(body, "goroutine") || at.Query().Get("code") != "" {
 				t.Errorf("%s %s", at, body)
 			}
 			if got := strings.Join(s.audit(), "; "); got != "console.sign_in - "+c.reason+" true" || !strings.Contains(s.logged(), "reason="+c.reason) {

@@ -197,7 +197,7 @@ func (c *Console) audit(action string, caller *identity.Caller, address, result 
 	}
 }
 
-// refusalTexts say why nobody has signed in and what to do, by the reason of the refusal.
+// refusalTexts have the cause of a refused sign-in and what to do, by the reason of the refusal.
 var refusalTexts = map[string]string{
 	"expired_key": "This key has expired.", "early_key": "This key is not valid yet.", "unknown_key": "This key is not in the configuration of the gateway.",
 	"access_denied":       "The identity provider did not sign you in. If you did not cancel, ask its administrator for access to this application.",

@@ -33,7 +33,7 @@ func (b *browser) testBroadcasts() {
 	b.wait("#upload")
 
 	var lines strings.Builder
-	lines.WriteString("token,key\n,nobody\ndevice:dead,gone\n")
+	lines.WriteString("token,key\n,without-token\ndevice:dead,unregistered\n")
 	for i := range 1500 {
 		fmt.Fprintf(&lines, "device-%d:token,user-%d\n", i, i)
 	}
