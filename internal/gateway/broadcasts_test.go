@@ -5,7 +5,6 @@ package gateway_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -31,24 +30,7 @@ func newBroadcastGateway(t testing.TB) broadcastGateway {
 // call makes a request below the broadcasts of shop, and returns the response with its body.
 func (g broadcastGateway) call(method, path, body string, headers ...string) (*http.Response, map[string]any) {
 	g.t.Helper()
-	r, err := http.NewRequest(method, g.url+"/v1/apps/shop/broadcasts"+path, strings.NewReader(body))
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	r.Header.Set("Authorization", "Bearer "+g.key)
-	r.Header.Set("Content-Type", "application/json")
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	response, text := g.do(method, "/broadcasts"+path, body, headers...)
 	got := map[string]any{}
 	if json.Unmarshal(text, &got) != nil {
 		got["text"] = string(text)

@@ -17,10 +17,21 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// request makes a request for the app shop and returns the status and the JSON body.
+// request makes a request for notifications of the app shop and returns the status and the JSON body.
 func (h testGateway) request(method, path, body string, headers ...string) (int, map[string]any) {
 	h.t.Helper()
-	r, err := http.NewRequest(method, h.url+"/v1/apps/shop/notifications"+path, strings.NewReader(body))
+	response, text := h.do(method, "/notifications"+path, body, headers...)
+	var got map[string]any
+	if err := json.Unmarshal(text, &got); err != nil {
+		h.t.Fatalf("%v: %s", err, text)
+	}
+	return response.StatusCode, got
+}
+
+// do makes a request for the app shop and returns the response with its body.
+func (h testGateway) do(method, path, body string, headers ...string) (*http.Response, []byte) {
+	h.t.Helper()
+	r, err := http.NewRequest(method, h.url+"/v1/apps/shop"+path, strings.NewReader(body))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -35,11 +46,10 @@ func (h testGateway) request(method, path, body string, headers ...string) (int,
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	var got map[string]any
-	if err != nil || json.Unmarshal(text, &got) != nil {
-		h.t.Fatalf("%v: %s", err, text)
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	return response.StatusCode, got
+	return response, text
 }
 
 // waitStatus polls until the notification has a status, and returns its receipt.
