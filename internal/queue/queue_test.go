@@ -4,7 +4,6 @@ package queue_test
 
 import (
 	"errors"
-	"os"
 	"testing"
 	"time"
 
@@ -62,10 +61,7 @@ func (f *fixture) crash(t *testing.T, j *memoryJournal, s *fakeSender) *fixture 
 		_ = f.engine.Close()
 		_ = f.log.Close() // as the system does when a process is killed
 	} else {
-		dir = t.TempDir()
-		if err := os.CopyFS(dir, os.DirFS(f.dir)); err != nil {
-			t.Fatal(err)
-		}
+		dir = jetstreamtest.CrashedCopy(t, f.dir)
 	}
 	return openQueue(t, dir, j, s, queue.Config{SettleTime: time.Second}) // the sends of the other process have ended
 }

@@ -108,10 +108,7 @@ func TestDamagedRecordsOfLog(t *testing.T) {
 	}
 	f.accept(t, scheduled[:5]...)
 	f.accept(t, scheduled[5:]...)
-	crashed := t.TempDir()
-	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	crashed := jetstreamtest.CrashedCopy(t, dir)
 	journal := j.clone()
 	blocks, err := filepath.Glob(filepath.Join(crashed, "jetstream", "*", "streams", history.Stream, "msgs", "*.blk"))
 	if err != nil || len(blocks) != 1 {
