@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -42,7 +41,7 @@ The gateway watches the contents of the configuration and its key files, through
 
 // Run serves until p is canceled.
 func (s serveCmd) Run(p process) error {
-	defer runtime.KeepAlive(ballast())
+	tuneCollector()
 	ctx, stop := context.WithCancel(p)
 	var background sync.WaitGroup
 	defer background.Wait()
