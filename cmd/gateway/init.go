@@ -11,12 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/atomicfile"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/identity"
+	"github.com/sluice-push/sluice/internal/keyring"
 )
 
 // initCmd has a flag for each question. A flag that is not set is asked for on a terminal.
@@ -42,6 +44,9 @@ type initCmd struct {
 	QueueDir string `placeholder:"DIR" help:"Folder of the embedded queue. The default is queue beside gateway.yaml, with --systemd /var/lib/sluice/queue."`
 	NATSURL  string `name:"nats-url" placeholder:"URL" help:"URL of the NATS cluster, such as nats://nats.internal:4222."`
 
+	Encrypt bool   `help:"Encrypt what the queue and the history store. Creates a key, sluice.key."`
+	KeyFile string `name:"encryption-key-file" placeholder:"FILE" help:"Encrypt with an existing key, such as that of the other gateways of the cluster."`
+
 	TLSCertFile string `name:"tls-cert-file" placeholder:"FILE" help:"Certificate of the API in PEM. Without it, the API speaks plain HTTP."`
 	TLSKeyFile  string `name:"tls-key-file" placeholder:"FILE" help:"Private key of the certificate in PEM."`
 
@@ -58,8 +63,11 @@ func (initCmd) Help() string {
     gateway init
     gateway init --yes --dir /etc/sluice --app shop --fcm-service-account-file shop.json --systemd
 
-Writes gateway.yaml, a commented configuration for production, with a new API key: the key is printed once, and the file has its hash. On a terminal it asks for what the flags do not say, and checks each credential file at once. Without a terminal, or with --yes, it uses only the flags. It overwrites nothing without --force, and a key pair for Web Push never. Afterwards, run gateway check --deep.`
+Writes gateway.yaml, a commented configuration for production, with a new API key: the key is printed once, and the file has its hash. On a terminal it asks for what the flags do not say, and checks each credential file at once. Without a terminal, or with --yes, it uses only the flags. It overwrites nothing without --force, and a key pair for Web Push or a key for the encryption never. Afterwards, run gateway check --deep.`
 }
+
+// encryptionKeyName is the file of a new encryption key.
+const encryptionKeyName = "sluice.key"
 
 // unitFile is deploy/systemd/sluice.service.
 //
@@ -110,6 +118,7 @@ func (c *initCmd) asks(p process) bool {
 
 func (c *initCmd) hasAPNs() bool    { return c.APNsKeyFile != "" || c.APNsCertFile != "" }
 func (c *initCmd) hasWebPush() bool { return c.Subject != "" || c.VAPIDFile != "" }
+func (c *initCmd) encrypts() bool   { return c.Encrypt || c.KeyFile != "" }
 
 // missing returns an error that names the flags that are needed and not set.
 func (c *initCmd) missing() error {
@@ -142,10 +151,13 @@ func (c *initCmd) missing() error {
 		need(c.TLSCertFile, "--tls-cert-file")
 		need(c.TLSKeyFile, "--tls-key-file")
 	}
-	if flags == nil {
-		return nil
+	switch {
+	case flags != nil:
+		return fmt.Errorf("init: missing flags: %s", strings.Join(flags, ", "))
+	case c.encrypts() && c.Queue == "none":
+		return errors.New("init: --encrypt and --encryption-key-file need a queue, whose records they encrypt: set --queue to embedded or nats")
 	}
-	return fmt.Errorf("init: missing flags: %s", strings.Join(flags, ", "))
+	return nil
 }
 
 var appleKeyName = regexp.MustCompile(`^AuthKey_([A-Z0-9]{10})\.p8$`)
@@ -161,8 +173,12 @@ func keyIDOfName(file string) string {
 // files returns the files to write, after gateway.New has accepted them. An existing file is an error
 // without --force.
 func (c *initCmd) files(hash string) (files []initFile, err error) {
+	// Existing keys are never replaced: all subscriptions, or all that is stored, would be lost.
 	if existing := filepath.Join(c.Dir, "vapid.pem"); c.hasWebPush() && c.VAPIDFile == "" && fileExists(existing) {
-		c.VAPIDFile = existing // never replaced: all subscriptions would be lost
+		c.VAPIDFile = existing
+	}
+	if existing := filepath.Join(c.Dir, encryptionKeyName); c.encrypts() && c.KeyFile == "" && fileExists(existing) {
+		c.KeyFile = existing
 	}
 	if c.hasWebPush() && c.VAPIDFile == "" {
 		text, err := newVAPIDFile()
@@ -171,11 +187,17 @@ func (c *initCmd) files(hash string) (files []initFile, err error) {
 		}
 		files = append(files, initFile{"vapid.pem", text, 0o600})
 	}
+	if c.encrypts() && c.KeyFile == "" {
+		files = append(files, initFile{encryptionKeyName, keyring.NewKey().Text(), 0o600})
+	}
 	files = append(files, initFile{"gateway.yaml", c.config(hash), 0o600})
 	if c.Systemd {
 		files = append(files, initFile{"sluice.service", c.unit(), 0o644})
 	}
 	if c.Helm {
+		if err := c.checkSecretFiles(); err != nil {
+			return nil, usageError{err}
+		}
 		files = append(files, initFile{"values.yaml", c.values(hash), 0o644})
 	}
 	for _, f := range files {
@@ -191,18 +213,24 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
-// verify verifies the configuration, with a key pair in a temporary folder if there is none yet.
+// verify verifies the configuration, with keys in a temporary folder if there are none yet.
 func (c *initCmd) verify(hash string) error {
 	draft := *c
 	draft.Listen = cmp.Or(draft.Listen, "127.0.0.1:8080")
+	dir, err := newTempDir("sluice-init-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
 	if draft.hasWebPush() && draft.VAPIDFile == "" {
-		dir, err := newTempDir("sluice-init-")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
 		if draft.VAPIDFile, err = writeVAPID(dir); err != nil {
 			return err
+		}
+	}
+	if draft.encrypts() && draft.KeyFile == "" {
+		draft.KeyFile = filepath.Join(dir, encryptionKeyName)
+		if err := atomicfile.Write(draft.KeyFile, []byte(keyring.NewKey().Text())); err != nil {
+			return fmt.Errorf("init: %w", err)
 		}
 	}
 	cfg, err := config.Parse(filepath.Join(c.Dir, "gateway.yaml"), []byte(draft.config(hash)), nil)
@@ -238,13 +266,31 @@ func (c *initCmd) announce(p process, files []initFile, key string) {
 	}
 	file := filepath.Join(c.Dir, "gateway.yaml")
 	printf(p.stdout, "API key  %s\n         It is shown only now. Callers send it as \"Authorization: Bearer KEY\"; %s has its hash.\n", key, file)
-	printf(p.stdout, "next     gateway check --deep -c %s\n         gateway serve -c %s\n", file, file)
+	c.announceEncryptionKey(p, files)
+	printf(p.stdout, "next     gateway check --deep -c %s\n         gateway serve -c %s\n", shellWord(file), shellWord(file))
 	if c.Systemd {
-		printf(p.stdout, "         sudo chown -R sluice: %s   # and all credential files: the unit runs as the user sluice\n", c.Dir)
-		printf(p.stdout, "         sudo install -m 644 %s /etc/systemd/system/ && sudo systemctl enable --now sluice\n", filepath.Join(c.Dir, "sluice.service"))
+		if dir := c.writableDir(); dir != "" {
+			printf(p.stdout, "         sudo install -d -o sluice -g sluice -m 700 %s\n", shellWord(dir))
+		}
+		printf(p.stdout, "         sudo chown -R sluice: %s   # and all credential files: the unit runs as the user sluice\n", shellWord(c.Dir))
+		printf(p.stdout, "         sudo install -m 644 %s /etc/systemd/system/ && sudo systemctl enable --now sluice\n", shellWord(filepath.Join(c.Dir, "sluice.service")))
+		if hidden := c.hiddenFromUnit(); hidden != nil {
+			printf(p.stdout, "move     %s\n         The unit hides /home, /root, /run/user, /tmp and /var/tmp from the gateway (ProtectHome, PrivateTmp).\n", strings.Join(hidden, ", "))
+		}
 	}
 	if c.Helm {
-		printf(p.stdout, "         helm install sluice deploy/helm/sluice -f %s\n", filepath.Join(c.Dir, "values.yaml"))
+		printf(p.stdout, "         helm install sluice deploy/helm/sluice -f %s\n", shellWord(filepath.Join(c.Dir, "values.yaml")))
+	}
+}
+
+// announceEncryptionKey says what to do with a new encryption key.
+func (c *initCmd) announceEncryptionKey(p process, files []initFile) {
+	if !slices.ContainsFunc(files, func(f initFile) bool { return f.name == encryptionKeyName }) {
+		return
+	}
+	printf(p.stdout, "keep     a copy of %s on another machine: without it, what is stored cannot be read\n", filepath.Join(c.Dir, encryptionKeyName))
+	if c.Queue == "nats" {
+		printf(p.stdout, "         All gateways of the cluster need this file: gateway init --encryption-key-file\n")
 	}
 }
 
@@ -314,7 +360,7 @@ func (q *questions) confirm(question string, preset bool) (yes bool, err error) 
 // prompt asks for what the flags do not say.
 func (c *initCmd) prompt(q *questions) error {
 	printf(q.stdout, "Writes %s. Ctrl-C ends without writing anything.\n\n", filepath.Join(c.Dir, "gateway.yaml"))
-	steps := []func(*questions) error{c.askApp, c.askAPNs, c.askFCM, c.askWebPush, c.askQueue, c.askTLS, c.askSystemd}
+	steps := []func(*questions) error{c.askApp, c.askAPNs, c.askFCM, c.askWebPush, c.askQueue, c.askEncryption, c.askTLS, c.askPlatform}
 	for _, step := range steps {
 		if err := step(q); err != nil {
 			return err
@@ -416,6 +462,13 @@ func (c *initCmd) askQueue(q *questions) error {
 	})
 }
 
+func (c *initCmd) askEncryption(q *questions) (err error) {
+	if c.Queue != "none" && !c.encrypts() {
+		c.Encrypt, err = q.confirm("Encrypt what the queue and the history store? (needs a key that must not be lost)", false)
+	}
+	return err
+}
+
 func (c *initCmd) askTLS(q *questions) error {
 	if c.TLSCertFile == "" {
 		yes, err := q.confirm("Shall the gateway speak TLS itself? (no: loopback, or behind a proxy)", false)
@@ -432,9 +485,12 @@ func (c *initCmd) askTLS(q *questions) error {
 	})
 }
 
-func (c *initCmd) askSystemd(q *questions) (err error) {
-	if !c.Systemd && !c.Helm {
-		c.Systemd, err = q.confirm("Write a unit for systemd?", false)
+func (c *initCmd) askPlatform(q *questions) (err error) {
+	if c.Systemd || c.Helm {
+		return nil
+	}
+	if c.Systemd, err = q.confirm("Write a unit for systemd?", false); err == nil && !c.Systemd {
+		c.Helm, err = q.confirm("Write values for the Helm chart?", false)
 	}
 	return err
 }

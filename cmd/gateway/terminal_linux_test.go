@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,7 +148,7 @@ func TestInitAsksInATerminal(t *testing.T) {
 	p, at := startTerminal(t, nil, "init", "--dir", dir), 0
 	for _, step := range [][2]string{
 		{"Name of the app", "my app"}, {"an app's name must be", "shop"}, {"(APNs)?", "no"}, {"(FCM)?", "perhaps"}, {"must be yes or no", "n"},
-		{"(Web Push)?", "yes"}, {"Contact", "me"}, {"must be a contact", "mailto:push@example.com"}, {"[embedded]", ""}, {"TLS itself?", ""}, {"systemd?", ""},
+		{"(Web Push)?", "yes"}, {"Contact", "me"}, {"must be a contact", "mailto:push@example.com"}, {"[embedded]", ""}, {"Encrypt what", "yes"}, {"TLS itself?", ""}, {"systemd?", ""}, {"Helm chart?", "y"},
 	} {
 		at = p.await(at, step[0])
 		at = p.await(at, ": ")
@@ -155,6 +156,11 @@ func TestInitAsksInATerminal(t *testing.T) {
 	}
 	if code := p.wait(); code != 0 || !strings.Contains(p.output(), "API key  slk_") {
 		t.Errorf("exit code %d\n%s", code, p.output())
+	}
+	for _, name := range []string{"sluice.key", "values.yaml"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
 	}
 	interrupted := startTerminal(t, nil, "init", "--dir", dir+"/other")
 	interrupted.await(0, "Name of the app")
