@@ -143,6 +143,7 @@ type Mock struct {
 	FCMEndpoints       []string `json:"fcm_endpoints"`
 	TokenURL           string   `json:"token_url"`
 	ServiceAccountFile string   `json:"service_account_file"`
+	WebPush            string   `json:"webpush"`
 	CAFile             string   `json:"ca_file"`
 }
 

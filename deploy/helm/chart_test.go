@@ -189,11 +189,16 @@ func podOf(t *testing.T, all []metav1.Object) corev1.PodSpec {
 
 func TestChartPassesLint(t *testing.T) {
 	for name := range valueSets {
-		result := lint.AllWithKubeVersion("sluice", readValues(t, name), "push", nil)
-		for _, m := range result.Messages {
-			if m.Severity > support.InfoSev {
-				t.Errorf("%s: %v", name, m)
-			}
+		lintValues(t, name, readValues(t, name))
+	}
+}
+
+// lintValues runs helm lint with values.
+func lintValues(t *testing.T, name string, values chartutil.Values) {
+	t.Helper()
+	for _, m := range lint.AllWithKubeVersion("sluice", values, "push", nil).Messages {
+		if m.Severity > support.InfoSev {
+			t.Errorf("%s: %v", name, m)
 		}
 	}
 }
@@ -347,40 +352,84 @@ func TestNotes(t *testing.T) {
 }
 
 // TestRenderedConfigurationPassesCheck runs gateway check, with a mock of the providers and a NATS server,
-// on the files that each pod has.
+// on the files that each pod has: with the values in testdata, and with those that gateway init writes.
 func TestRenderedConfigurationPassesCheck(t *testing.T) {
 	bin := deploytest.BuildPrograms(t)
-	keys := t.TempDir()
-	mock := deploytest.StartMock(t, filepath.Join(bin, "gateway"), keys)
+	gateway, keys := filepath.Join(bin, "gateway"), t.TempDir()
+	mock := deploytest.StartMock(t, gateway, keys)
 	natsURL := deploytest.StartNATS(t, filepath.Join(bin, "nats-server"))
+	check := func(t *testing.T, values chartutil.Values, secret map[string]string) {
+		t.Helper()
+		all, _ := objects(t, values)
+		dir := t.TempDir()
+		writeMounts(t, dir, secret, podOf(t, all))
+		file := filepath.Join(dir, "gateway.yaml")
+		text := localConfig(t, find[*corev1.ConfigMap](t, all).Data["gateway.yaml"], dir, natsURL, mock)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out := deploytest.Output(t, gateway, "check", "-c", file)
+		if !strings.Contains(out, "ok    ") || strings.Contains(out, "FAIL") {
+			t.Error(out)
+		}
+	}
+	from := func(name string) string { return filepath.Join(keys, name) }
+	apnsKey, fcmKey := from("AuthKey_MOCKKEY001.p8"), from("service-account.json")
+	tls := map[string]string{"tls.crt": from("apns-cert.pem"), "tls.key": from("apns-cert-key.pem"), "ca.crt": from("ca.pem")}
 	for name := range valueSets {
 		t.Run(name, func(t *testing.T) {
-			all, _ := objects(t, readValues(t, name))
+			secret := map[string]string{
+				"firebase.json": fcmKey, "AuthKey.p8": apnsKey,
+				// What the sidecar mock writes.
+				"service-account.json": fcmKey, "AuthKey_MOCKKEY001.p8": apnsKey, "ca.pem": from("ca.pem"),
+			}
+			maps.Copy(secret, tls)
+			check(t, readValues(t, name), secret)
+		})
+	}
+	apns := []string{"--apns-key-file", apnsKey, "--apns-team-id", "MOCKTEAM01", "--apns-topic", "com.example.app"}
+	fcm := []string{"--fcm-service-account-file", fcmKey}
+	for name, args := range map[string][]string{
+		"embedded":  slices.Concat(apns, fcm, []string{"--webpush-subject", "mailto:push@example.com"}),
+		"encrypted": slices.Concat(apns, []string{"--encrypt"}),
+		"nats":      slices.Concat(fcm, []string{"--encrypt", "--queue", "nats", "--nats-url", "nats://nats-0.nats.svc:4222,nats://nats-1.nats.svc:4222"}),
+		"no queue":  slices.Concat(fcm, []string{"--queue", "none", "--app", "Shop_of.the-longest-name-that-the-gateway-accepts-for-an-app.eu"}),
+		"TLS": {"--apns-cert-file", from("apns-cert.pem"), "--apns-cert-key-file", from("apns-cert-key.pem"), "--apns-topic", "com.example.app",
+			"--tls-cert-file", tls["tls.crt"], "--tls-key-file", tls["tls.key"]},
+	} {
+		t.Run("init "+name, func(t *testing.T) {
 			dir := t.TempDir()
-			writeMounts(t, dir, keys, podOf(t, all))
-			file := filepath.Join(dir, "gateway.yaml")
-			text := localConfig(t, find[*corev1.ConfigMap](t, all).Data["gateway.yaml"], dir, natsURL, mock)
-			if err := os.WriteFile(file, text, 0o600); err != nil {
+			deploytest.Output(t, gateway, append([]string{"init", "--yes", "--helm", "--app", "shop", "--dir", dir}, args...)...)
+			values, err := chartutil.ReadValuesFile(filepath.Join(dir, "values.yaml"))
+			if err != nil {
 				t.Fatal(err)
 			}
-			out := deploytest.Output(t, filepath.Join(bin, "gateway"), "check", "-c", file)
-			if !strings.Contains(out, "ok    ") || strings.Contains(out, "FAIL") {
-				t.Error(out)
-			}
+			lintValues(t, name, values)
+			check(t, values, secretOf(t, filepath.Join(dir, "values.yaml"), tls))
 		})
 	}
 }
 
-// writeMounts writes the files that the mounts of a pod contain. Secrets contain keys of the mock.
-func writeMounts(t *testing.T, dir, keys string, pod corev1.PodSpec) {
+var fromFile = regexp.MustCompile(`--from-file=(\S+)`)
+
+// secretOf returns the files of the secrets that the comment in a file of values creates, and those of TLS.
+func secretOf(t *testing.T, file string, tls map[string]string) map[string]string {
 	t.Helper()
-	from := func(name string) string { return filepath.Join(keys, name) }
-	secrets := map[string]string{
-		"firebase.json": from("service-account.json"), "AuthKey.p8": from("AuthKey_MOCKKEY001.p8"),
-		"tls.crt": from("apns-cert.pem"), "tls.key": from("apns-cert-key.pem"), "ca.crt": from("ca.pem"),
-		// What the sidecar mock writes.
-		"service-account.json": from("service-account.json"), "AuthKey_MOCKKEY001.p8": from("AuthKey_MOCKKEY001.p8"), "ca.pem": from("ca.pem"),
+	text, err := os.ReadFile(file)
+	flags := fromFile.FindAllSubmatch(text, -1)
+	if err != nil || flags == nil {
+		t.Fatalf("no secret, %v:\n%s", err, text)
 	}
+	secret := maps.Clone(tls)
+	for _, flag := range flags {
+		secret[filepath.Base(string(flag[1]))] = string(flag[1])
+	}
+	return secret
+}
+
+// writeMounts writes the files that the mounts of a pod contain.
+func writeMounts(t *testing.T, dir string, secret map[string]string, pod corev1.PodSpec) {
+	t.Helper()
 	for _, m := range pod.Containers[0].VolumeMounts {
 		inside := filepath.Join(dir, m.MountPath)
 		if err := os.MkdirAll(inside, 0o700); err != nil {
@@ -389,7 +438,7 @@ func writeMounts(t *testing.T, dir, keys string, pod corev1.PodSpec) {
 		if m.Name == "config" || m.Name == "data" {
 			continue
 		}
-		for name, source := range secrets {
+		for name, source := range secret {
 			text, err := os.ReadFile(source)
 			if err == nil {
 				err = os.WriteFile(filepath.Join(inside, name), text, 0o600)
@@ -435,7 +484,12 @@ func localConfig(t *testing.T, text, dir, natsURL string, mock deploytest.Mock) 
 		}
 		if apns, found := app["apns"].(map[string]any); found {
 			apns["endpoints"], apns["manage_url"], apns["ca_file"] = mock.APNsEndpoints, "https://"+mock.APNsManage, mock.CAFile
-			apns["key_id"], apns["team_id"] = mock.APNsKeyID, mock.APNsTeamID
+			if apns["key_id"] != nil {
+				apns["key_id"], apns["team_id"] = mock.APNsKeyID, mock.APNsTeamID
+			}
+		}
+		if webpush, found := app["webpush"].(map[string]any); found {
+			webpush["url"], webpush["ca_file"] = mock.WebPush, mock.CAFile
 		}
 	}
 	all["apps"] = config.Apps
