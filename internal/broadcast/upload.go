@@ -54,6 +54,13 @@ func (m *Manager) Upload(ctx context.Context, app, id string, u UploadRequest, i
 	if _, single := b.Audience.target(); single {
 		return nil, 0, b.conflict("the broadcast has a topic, condition or channel as its audience")
 	}
+	if b.Upload != nil && b.Upload.Complete && !u.Replace {
+		if u.Partial || u.Offset != b.Upload.Bytes || !isEmpty(in) {
+			return nil, b.Upload.Bytes, b.conflict("the upload is complete")
+		}
+		v, err = m.view(ctx, b) // the last part is repeated
+		return v, b.Upload.Bytes, err
+	}
 	end, err := m.startUpload(ctx, b, u)
 	if err != nil {
 		return nil, end.offset, err
@@ -69,6 +76,12 @@ func (m *Manager) Upload(ctx context.Context, app, id string, u UploadRequest, i
 	return v, end.offset, err
 }
 
+// isEmpty reports whether in has ended.
+func isEmpty(in io.Reader) bool {
+	_, err := io.ReadFull(in, make([]byte, 1))
+	return errors.Is(err, io.EOF)
+}
+
 // startUpload prepares the broadcast for a part of an upload, and returns where it starts.
 func (m *Manager) startUpload(ctx context.Context, b *document, u UploadRequest) (end uploadEnd, err error) {
 	if !u.Replace {
@@ -79,8 +92,6 @@ func (m *Manager) startUpload(ctx context.Context, b *document, u UploadRequest)
 			return end, err
 		}
 		switch {
-		case b.Upload.Complete && u.Offset != end.offset:
-			return end, b.conflict("the upload is complete")
 		case u.Offset != end.offset:
 			return end, &OffsetError{end.offset}
 		case u.Format != "" && u.Format != b.Upload.Format:
@@ -187,15 +198,20 @@ type chunk struct {
 	Line   uint32 `json:"line"`
 }
 
+var errIncomplete = errors.New("broadcast: a part of the audience is missing")
+
 // Read implements io.Reader.
 func (r *uploadReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
+		if r.before.offset == r.b.Upload.Bytes { // later messages are of a request that came too late
+			return 0, io.EOF
+		}
 		m, data, err := r.store.nextPiece(r.ctx, r.b.ID, audienceData, r.next)
 		if err != nil {
 			return 0, err
 		}
-		if m == nil {
-			return 0, io.EOF
+		if m == nil { // also at a server of a cluster that does not have the message yet
+			return 0, errIncomplete
 		}
 		r.next = m.Sequence + 1
 		if !r.b.isOfUpload(m) {
@@ -206,7 +222,7 @@ func (r *uploadReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if start := end.offset - int64(len(data)); start != r.before.offset {
-			return 0, errors.New("broadcast: a part of the audience is missing")
+			return 0, errIncomplete
 		}
 		r.chunks = append(r.chunks, chunk{m.Sequence, r.before.offset, r.before.lines})
 		r.before, r.rest = end, data
