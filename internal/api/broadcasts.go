@@ -380,7 +380,7 @@ func (s *server) broadcastProblem(r *http.Request, err error) *problem {
 	case errors.Is(err, broadcast.ErrChanged), errors.Is(err, broadcast.ErrOtherUpload):
 		return &problem{kind: notPossible, retryAfter: time.Second, detail: "another request changes the broadcast at the same time: repeat this one"}
 	case errors.Is(err, broadcast.ErrUploadTooLarge):
-		return &problem{kind: bodyTooLarge, detail: "the audience has more bytes than broadcasts.max_bytes of the gateway's configuration allows"}
+		return &problem{kind: bodyTooLarge, detail: "the audience has more bytes or lines than broadcasts.max_bytes and broadcasts.max_lines of the gateway's configuration allow"}
 	case errors.Is(err, broadcast.ErrLineTooLong):
 		return invalid("", fmt.Sprintf("audience must have lines of at most %d bytes", audience.MaxLine))
 	case errors.Is(err, push.ErrQueueFull):

@@ -27,7 +27,7 @@ type UploadRequest struct {
 
 // Errors of an upload.
 var (
-	// ErrUploadTooLarge means that the audience has more bytes than are allowed.
+	// ErrUploadTooLarge means that the audience has more bytes or lines than are allowed.
 	ErrUploadTooLarge = errors.New("broadcast: the audience is too large")
 	// ErrLineTooLong means that a line does not fit into a message.
 	ErrLineTooLong = errors.New("broadcast: line is too long")
@@ -132,7 +132,7 @@ func (m *Manager) storeUpload(ctx context.Context, b *document, end uploadEnd, i
 		if whole == 0 && readErr == nil {
 			return end, ErrLineTooLong
 		}
-		if end.offset+int64(whole) > m.cfg.MaxBytes {
+		if end.offset+int64(whole) > m.cfg.MaxBytes || uint64(end.lines)+countLines(piece[:whole]) > m.cfg.MaxLines {
 			return end, ErrUploadTooLarge
 		}
 		if whole > 0 {
@@ -153,6 +153,15 @@ func (m *Manager) storeUpload(ctx context.Context, b *document, end uploadEnd, i
 		}
 		kept = copy(piece, piece[whole:filled])
 	}
+}
+
+// countLines returns how many lines a text has. The last one need not have a line break.
+func countLines(text []byte) uint64 {
+	lines := bytes.Count(text, []byte{'\n'})
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		lines++
+	}
+	return uint64(lines)
 }
 
 // fill reads until b is full. Unlike with io.ReadFull, the error io.EOF means that in has ended, and

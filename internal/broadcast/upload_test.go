@@ -53,3 +53,15 @@ func TestIncompleteAudienceIsNotRead(t *testing.T) {
 		t.Error("the results of a part of the audience are exported as the whole")
 	}
 }
+
+// TestUploadWithTooManyLines uploads lines of any kind beyond the maximum.
+func TestUploadWithTooManyLines(t *testing.T) {
+	n := newTestNode(t, nodeConfig{change: func(c *broadcast.Config) { c.MaxLines = 3 }})
+	id := n.create(simple, "")
+	for text, want := range map[string]error{"\n\n\n": nil, "x\nx\nx": nil, "\n\n\n\n": broadcast.ErrUploadTooLarge, "x\nx\nx\nx": broadcast.ErrUploadTooLarge} {
+		u := broadcast.UploadRequest{Format: audience.NDJSON, Replace: true}
+		if _, _, err := n.Upload(t.Context(), app, id, u, strings.NewReader(text)); !errors.Is(err, want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

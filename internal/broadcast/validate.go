@@ -69,6 +69,7 @@ type validation struct {
 	platforms  map[push.Platform]*roaring.Bitmap
 	duplicates *audience.Duplicates
 	sketch     *audience.Sketch
+	first      *audience.LineError // why the first line that cannot be sent cannot be
 	listing    bytes.Buffer
 	listed     int
 	pieces     []listingPiece
@@ -85,8 +86,8 @@ func (m *Manager) validate(ctx context.Context, b *document) error {
 	}
 	if problem != "" {
 		b.dropValidation()
-		b.State, b.Problem = Draft, problem
-		return m.save(ctx, b)
+		b.State, b.Problem, b.Listing = Draft, problem, v.pieces
+		return m.saveListing(ctx, b)
 	}
 	text, err := json.Marshal(&v.plan, json.Deterministic(true))
 	if err != nil {
@@ -96,14 +97,20 @@ func (m *Manager) validate(ctx context.Context, b *document) error {
 		return err
 	}
 	b.State, b.Problem, b.Validation, b.Listing = Ready, "", &v.found, v.pieces
-	if err := m.save(ctx, b); err != nil {
+	if err := m.saveListing(ctx, b); err != nil {
 		return err
 	}
 	m.store.purgeBefore(ctx, b.ID, planData, b.Plan[0])
-	if len(b.Listing) > 0 {
+	return nil
+}
+
+// saveListing stores a broadcast with a new listing, and deletes the former one.
+func (m *Manager) saveListing(ctx context.Context, b *document) error {
+	err := m.save(ctx, b)
+	if err == nil && len(b.Listing) > 0 {
 		m.store.purgeBefore(ctx, b.ID, listingData, b.Listing[0].Seq)
 	}
-	return nil
+	return err
 }
 
 // run reads the audience. problem says why nothing can be sent.
@@ -136,19 +143,12 @@ func (v *validation) run(ctx context.Context) (problem string, err error) {
 	v.found.Invalid, v.found.Duplicates = v.plan.Invalid.GetCardinality(), v.plan.Duplicates.GetCardinality()
 	v.found.Lines = v.found.Valid + v.found.Invalid + v.found.Duplicates
 	if v.found.Valid == 0 {
-		return "no line of the audience can be sent" + v.firstReason(), nil
+		problem = "no line of the audience can be sent"
+		if v.first != nil {
+			problem += ": " + v.first.Error()
+		}
 	}
-	return "", nil
-}
-
-// firstReason says why the first line cannot be sent, for a short audience.
-func (v *validation) firstReason() string {
-	var first audience.LineError
-	line, _, _ := bytes.Cut(v.listing.Bytes(), []byte{'\n'})
-	if json.Unmarshal(line, &first) != nil || first.Line == 0 {
-		return ""
-	}
-	return fmt.Sprintf(": line %d: %s", first.Line, first.Detail)
+	return problem, nil
 }
 
 // addSingle adds the topic, condition or channel, as line 1.
@@ -179,25 +179,20 @@ func (v *validation) readLines(ctx context.Context) (problem string, err error) 
 	var r audience.Recipient
 	for {
 		line, err := reader.Next(&r)
-		if refused, ok := errors.AsType[*audience.LineError](err); ok {
-			if err := v.refuse(refused); err != nil {
-				return "", err
-			}
-			continue
-		}
+		refused, isRefused := errors.AsType[*audience.LineError](err)
 		if header, ok := errors.AsType[*audience.HeaderError](err); ok {
 			return header.Error(), nil
 		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
+		if err != nil && !isRefused {
 			return "", err
 		}
-		if uint64(line) > v.cfg.MaxLines {
-			return fmt.Sprintf("the audience has more than %d lines, which broadcasts.max_lines allows", v.cfg.MaxLines), nil
+		if !isRefused {
+			refused = v.checkLine(line, &r)
 		}
-		if refused := v.checkLine(line, &r); refused != nil {
+		if refused != nil {
 			err = v.refuse(refused)
 		} else {
 			v.add(line, &r)
@@ -260,6 +255,9 @@ func (v *validation) list(e *audience.LineError) error {
 	text, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("broadcast: %w", err)
+	}
+	if v.first == nil {
+		v.first = e
 	}
 	v.listed++
 	v.listing.Write(text)
