@@ -167,6 +167,8 @@ func allowedValues(t reflect.Type) string {
 		return "must be a string"
 	case reflect.Int:
 		return "must be a whole number"
+	case reflect.Uint64:
+		return "must be a whole number that is not negative"
 	case reflect.Float64:
 		return "must be a number"
 	case reflect.Bool:

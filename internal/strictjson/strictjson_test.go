@@ -84,3 +84,14 @@ func TestDepthCountsObjectsAndArrays(t *testing.T) {
 		}
 	}
 }
+
+func TestUnsignedNumberIsExplained(t *testing.T) {
+	for _, text := range []string{`{"after":"1"}`, `{"after":-1}`, `{"after":1.5}`} {
+		err := json.Unmarshal([]byte(text), new(struct {
+			After uint64 `json:"after"`
+		}), strictjson.Options())
+		if got := strictjson.Explain(err, []byte(text)).Error(); got != "after: must be a whole number that is not negative" {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}
