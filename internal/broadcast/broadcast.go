@@ -198,6 +198,8 @@ type document struct {
 	Results pieces `json:"result_pieces,omitempty"`
 }
 
+	// Deleted is set while the data of the broadcast is being deleted. No command is possible any more.
+	Deleted bool `json:"deleted,omitempty"`
 // Upload is how far the audience is uploaded.
 type Upload struct {
 	Format   audience.Format `json:"format"`

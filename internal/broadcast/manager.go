@@ -5,7 +5,6 @@ package broadcast
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -150,6 +149,9 @@ func (b *document) needsWork(now time.Time, retention time.Duration) bool {
 // isObsolete reports whether the broadcast is to be deleted.
 func (b *document) isObsolete(now time.Time, retention time.Duration) bool {
 	last := b.FinishedAt
+	if b.Deleted {
+		return true
+	}
 	if b.State == Draft || b.State == Ready {
 		last = b.CreatedAt
 	}
@@ -206,7 +208,7 @@ func (m *Manager) find(ctx context.Context, app, id string, revision uint64) (*d
 	switch {
 	case err != nil:
 		return nil, err
-	case b.App != app:
+	case b.App != app || b.Deleted:
 		return nil, ErrNotFound
 	case revision != 0 && revision != b.Revision:
 		return nil, ErrChanged
@@ -217,9 +219,6 @@ func (m *Manager) find(ctx context.Context, app, id string, revision uint64) (*d
 // save stores a broadcast. The error is ErrChanged if it has changed meanwhile.
 func (m *Manager) save(ctx context.Context, b *document) error {
 	err := m.store.save(ctx, b)
-	if errors.Is(err, jetstream.ErrChanged) {
-		return ErrChanged
-	}
 	if err == nil {
 		m.changed(b.ID)
 	}
@@ -279,7 +278,7 @@ func (m *Manager) List(ctx context.Context, app string) (views []*View, err erro
 	slices.SortFunc(all, func(a, b *document) int { return strings.Compare(b.ID, a.ID) })
 	views = []*View{}
 	for _, b := range all {
-		if b.App != app {
+		if b.App != app || b.Deleted {
 			continue
 		}
 		v, err := m.view(ctx, b)
@@ -304,10 +303,16 @@ func (m *Manager) Delete(ctx context.Context, app, id string, revision uint64) e
 }
 
 func (m *Manager) remove(ctx context.Context, b *document) error {
-	started := false
-	m.cfg.Queue.ReadTally(b.uuid(), func(t *tally.Tally) { started = t != nil })
-	if started {
-		if err := m.cfg.Queue.Control(ctx, b.App, b.uuid(), tally.Deleted, b.Revision); err != nil {
+// remove deletes a broadcast with its data. It marks the document first, so that no command changes the
+// broadcast meanwhile, and so that a gateway goes on after a crash.
+	if !b.Deleted {
+		b.Deleted = true
+		if err := m.store.save(ctx, b); err != nil {
+			return err
+		}
+	}
+	if !b.StartedAt.IsZero() {
+		if err := m.forget(ctx, b); err != nil {
 			return err
 		}
 	}
@@ -315,6 +320,19 @@ func (m *Manager) remove(ctx context.Context, b *document) error {
 }
 
 func (b *document) uuid() uuid.UUID { return uuid.MustParse(b.ID) }
+// forget makes the queue forget the tally of a broadcast, if it has one.
+func (m *Manager) forget(ctx context.Context, b *document) error {
+	if err := m.cfg.Queue.CatchUp(ctx); err != nil {
+		return err
+	}
+	known := false
+	m.cfg.Queue.ReadTally(b.uuid(), func(t *tally.Tally) { known = t != nil })
+	if !known {
+		return nil
+	}
+	return m.cfg.Queue.Control(ctx, b.App, b.uuid(), tally.Deleted, b.Revision)
+}
+
 
 // CommandRequest is a command of a caller.
 type CommandRequest struct {

@@ -69,7 +69,7 @@ func (r *run) step(ctx context.Context, id string) (err error) {
 		return errDone
 	}
 	if r.b.isObsolete(r.loaded, r.cfg.Retention) {
-		return errors.Join(r.remove(ctx, r.b), errDone)
+		return r.remove(ctx, r.b) // the next step does not find it
 	}
 	if r.b.controlStatus() != "" {
 		if err := r.control(ctx, r.b); err != nil {

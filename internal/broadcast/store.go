@@ -89,14 +89,16 @@ func (s *store) decodeDocument(sealed []byte, revision uint64) (*document, error
 	return b, nil
 }
 
-// save stores a broadcast that was loaded or is new. The error is jetstream.ErrChanged if it has changed
-// meanwhile.
+// save stores a broadcast that was loaded or is new. The error is ErrChanged if it has changed meanwhile.
 func (s *store) save(ctx context.Context, b *document) error {
 	text, err := json.Marshal(b)
 	if err != nil {
 		return fmt.Errorf("broadcast: %w", err)
 	}
 	revision, err := s.docs.CompareAndSet(ctx, b.ID, s.engine.Seal(text), b.Revision)
+	if errors.Is(err, jetstream.ErrChanged) {
+		return ErrChanged
+	}
 	if err == nil {
 		b.Revision = revision
 	}
