@@ -97,11 +97,12 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 func (m *Manager) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	defer work.Wait()
-	for {
+	for warned := false; ; {
 		all, err := m.store.list(ctx)
-		if err != nil && ctx.Err() == nil {
-			m.cfg.Logger.Warn("cannot list the broadcasts; retrying", "err", err)
+		if err != nil && !warned && ctx.Err() == nil {
+			m.cfg.Logger.Warn("cannot read the list of broadcasts, or some of them; retrying", "err", err)
 		}
+		warned = err != nil
 		for _, b := range all {
 			if b.needsWork(time.Now(), m.cfg.Retention) {
 				m.start(ctx, b.ID, &work)
@@ -269,10 +270,10 @@ func (m *Manager) Get(ctx context.Context, app, id string) (*View, error) {
 	return m.view(ctx, b)
 }
 
-// List returns the broadcasts of an app, the newest first.
+// List returns the broadcasts of an app, the newest first. Those that are damaged are left out.
 func (m *Manager) List(ctx context.Context, app string) (views []*View, err error) {
 	all, err := m.store.list(ctx)
-	if err != nil {
+	if err != nil && len(all) == 0 {
 		return nil, err
 	}
 	slices.SortFunc(all, func(a, b *document) int { return strings.Compare(b.ID, a.ID) })

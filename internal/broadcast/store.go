@@ -105,20 +105,21 @@ func (s *store) save(ctx context.Context, b *document) error {
 	return err
 }
 
-// list returns all broadcasts.
+// list returns all broadcasts. With an error, it returns those that can be read.
 func (s *store) list(ctx context.Context) (all []*document, err error) {
 	entries, err := s.docs.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		b, err := s.decodeDocument(e.Value, e.Revision)
-		if err != nil {
-			return nil, err
+		b, decodeErr := s.decodeDocument(e.Value, e.Revision)
+		if decodeErr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", e.Key, decodeErr))
+			continue
 		}
 		all = append(all, b)
 	}
-	return all, nil
+	return all, err
 }
 
 // remove deletes a broadcast with all its data.
