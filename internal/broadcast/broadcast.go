@@ -125,6 +125,8 @@ type PauseIf struct {
 	After uint64 `json:"after,omitempty"`
 }
 
+const maxPauseAfter = 1_000_000_000
+
 // RecallMessage is sent to the devices that have got the message, or may have.
 type RecallMessage struct {
 	audience.Definition
@@ -151,7 +153,7 @@ func (p Percent) MarshalText() ([]byte, error) {
 }
 
 // of returns the share of n, rounded up.
-func (p Percent) of(n uint64) uint64 { return uint64(math.Ceil(float64(p) / 100 * float64(n))) }
+func (p Percent) of(n uint64) uint64 { return uint64(math.Ceil(float64(p) * float64(n) / 100)) }
 
 // Broadcast is a broadcast as callers see it.
 type Broadcast struct {
@@ -196,10 +198,10 @@ type document struct {
 	EndedAtResume uint64 `json:"ended_at_resume,omitempty"`
 	// Results are the messages that hold the tally. They are set when nothing of the broadcast is open.
 	Results pieces `json:"result_pieces,omitempty"`
-}
-
 	// Deleted is set while the data of the broadcast is being deleted. No command is possible any more.
 	Deleted bool `json:"deleted,omitempty"`
+}
+
 // Upload is how far the audience is uploaded.
 type Upload struct {
 	Format   audience.Format `json:"format"`
@@ -240,7 +242,11 @@ func (e *ConflictError) Error() string { return "broadcast: " + e.Detail }
 // AllowedCommands returns the commands that change something now.
 func (b *Broadcast) AllowedCommands() (allowed []Command) {
 	for _, c := range Commands {
-		if slices.Contains(transitions[c].from, b.State) && !(b.InRecall && (c == Cancel || c == Recall)) {
+		switch {
+		case !slices.Contains(transitions[c].from, b.State):
+		case b.InRecall && (c == Cancel || c == Recall):
+		case c == Recall && b.StartedAt.IsZero(): // nothing was sent
+		default:
 			allowed = append(allowed, c)
 		}
 	}
@@ -283,6 +289,8 @@ func (d *Definition) check() error {
 		return invalid("name", "must have at most 200 bytes")
 	case d.Canary != nil && d.Canary.Share == 0:
 		return invalid("canary.share", `must be a percentage such as "1%"`)
+	case d.PauseIf != nil && d.PauseIf.After > maxPauseAfter:
+		return invalid("pause_if.after", "must be a whole number from 1 to 1,000,000,000")
 	}
 	return nil
 }

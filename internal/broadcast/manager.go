@@ -149,10 +149,10 @@ func (b *document) needsWork(now time.Time, retention time.Duration) bool {
 
 // isObsolete reports whether the broadcast is to be deleted.
 func (b *document) isObsolete(now time.Time, retention time.Duration) bool {
-	last := b.FinishedAt
 	if b.Deleted {
 		return true
 	}
+	last := b.FinishedAt
 	if b.State == Draft || b.State == Ready {
 		last = b.CreatedAt
 	}
@@ -303,9 +303,9 @@ func (m *Manager) Delete(ctx context.Context, app, id string, revision uint64) e
 	return m.remove(ctx, b)
 }
 
-func (m *Manager) remove(ctx context.Context, b *document) error {
 // remove deletes a broadcast with its data. It marks the document first, so that no command changes the
 // broadcast meanwhile, and so that a gateway goes on after a crash.
+func (m *Manager) remove(ctx context.Context, b *document) error {
 	if !b.Deleted {
 		b.Deleted = true
 		if err := m.store.save(ctx, b); err != nil {
@@ -320,7 +320,6 @@ func (m *Manager) remove(ctx context.Context, b *document) error {
 	return m.store.remove(ctx, b.ID)
 }
 
-func (b *document) uuid() uuid.UUID { return uuid.MustParse(b.ID) }
 // forget makes the queue forget the tally of a broadcast, if it has one.
 func (m *Manager) forget(ctx context.Context, b *document) error {
 	if err := m.cfg.Queue.CatchUp(ctx); err != nil {
@@ -334,6 +333,7 @@ func (m *Manager) forget(ctx context.Context, b *document) error {
 	return m.cfg.Queue.Control(ctx, b.App, b.uuid(), tally.Deleted, b.Revision)
 }
 
+func (b *document) uuid() uuid.UUID { return uuid.MustParse(b.ID) }
 
 // CommandRequest is a command of a caller.
 type CommandRequest struct {

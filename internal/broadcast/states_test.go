@@ -7,14 +7,19 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/audience"
 	"github.com/sluice-push/sluice/internal/broadcast"
+	"github.com/sluice-push/sluice/internal/strictjson"
+	"github.com/sluice-push/sluice/internal/tally"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
@@ -245,4 +250,85 @@ func TestFinishedBroadcastSurvivesRestart(t *testing.T) {
 	n.stop()
 	n = newTestNode(t, nodeConfig{dir: dir, change: func(c *broadcast.Config) { c.Retention = time.Nanosecond }})
 	testwait.Until(t, func() bool { _, err := n.Get(t.Context(), app, id); return errors.Is(err, broadcast.ErrNotFound) }, "it is deleted")
+}
+
+func TestBroadcastThatHasNotStartedIsNotRecalled(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	id := n.create(simple, lines(3))
+	n.do(id, broadcast.Validate)
+	n.waitState(id, broadcast.Ready)
+	v := n.do(id, broadcast.Cancel)
+	if len(v.Commands) > 0 {
+		t.Errorf("%v is possible", v.Commands)
+	}
+	_, err := n.Do(t.Context(), app, id, broadcast.CommandRequest{Command: broadcast.Recall})
+	if _, ok := errors.AsType[*broadcast.ConflictError](err); !ok {
+		t.Errorf("%v, want a conflict", err)
+	}
+}
+
+// hookedQueue calls a hook once, before it reads a tally.
+type hookedQueue struct {
+	broadcast.Queue
+	hook atomic.Pointer[func()]
+}
+
+func (q *hookedQueue) ReadTally(id uuid.UUID, f func(*tally.Tally)) {
+	if hook := q.hook.Swap(nil); hook != nil {
+		(*hook)()
+	}
+	q.Queue.ReadTally(id, f)
+}
+
+// TestCommandDuringDeletion recalls a broadcast while it is being deleted.
+func TestCommandDuringDeletion(t *testing.T) {
+	q := new(hookedQueue)
+	n := newTestNode(t, nodeConfig{change: func(c *broadcast.Config) { q.Queue, c.Queue = c.Queue, q }})
+	id := n.create(simple, lines(3))
+	n.start(id)
+	n.waitState(id, broadcast.Completed)
+	recalled := errors.New("not tried")
+	hook := func() {
+		_, recalled = n.Do(t.Context(), app, id, broadcast.CommandRequest{Command: broadcast.Recall})
+	}
+	q.hook.Store(&hook)
+	if err := n.Delete(t.Context(), app, id, 0); err != nil || !errors.Is(recalled, broadcast.ErrNotFound) {
+		t.Errorf("deleted: %v, recalled: %v", err, recalled)
+	}
+	testwait.Until(t, func() bool { return n.queue.Tally(uuid.MustParse(id)) == nil }, "the queue has forgotten the broadcast")
+}
+
+// TestDamagedBroadcastDoesNotAffectOthers stores a document that cannot be read.
+func TestDamagedBroadcastDoesNotAffectOthers(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	bucket := n.engine.Bucket(natsjs.KeyValueConfig{Bucket: broadcast.Stream, Storage: natsjs.FileStorage})
+	if err := bucket.Put(t.Context(), "00000000-0000-8000-8000-000000000000", []byte("nonsense")); err != nil {
+		t.Fatal(err)
+	}
+	id := n.create(simple, lines(3))
+	n.start(id)
+	n.waitState(id, broadcast.Completed)
+	if all, err := n.List(t.Context(), app); err != nil || len(all) != 1 {
+		t.Errorf("%d broadcasts, %v", len(all), err)
+	}
+}
+
+func TestCanaryShareIsExact(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	id := n.create(strings.Replace(simple, "{", `{"canary": {"share": "7%", "wait": "1h"}, `, 1), lines(100))
+	n.start(id)
+	testwait.Until(t, func() bool { return !n.get(id).CanaryUntil.IsZero() }, "the canary is enqueued")
+	if c := n.get(id).Counts; c.Pending != 93 {
+		t.Errorf("%d lines are in the canary, want 7", 100-c.Pending)
+	}
+}
+
+func TestPauseIfAfterIsBounded(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	for text, want := range map[string]string{"1000000000": "", "1000000001": "pause_if.after", "18446744073709551615": "pause_if.after"} {
+		_, err := n.Create(t.Context(), app, "creator", definition(t, strings.Replace(simple, "{", `{"pause_if": {"refused": "1%", "after": `+text+`}, `, 1)))
+		if e, _ := errors.AsType[*strictjson.Error](err); want == "" && err != nil || want != "" && (e == nil || e.Field != want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }
