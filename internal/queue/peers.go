@@ -183,8 +183,12 @@ func (q *Queue) runPeers(ctx context.Context) error {
 	}
 }
 
-// sayAlive publishes that this gateway is alive. If that fails, others may take over its tasks.
+// sayAlive publishes that this gateway is alive. If that fails, others may take over its tasks. They also do
+// that if the log is closed, because this gateway cannot record what it sends any more.
 func (q *Queue) sayAlive(conn *nats.Conn) {
+	if q.cfg.Log.Err() != nil {
+		return
+	}
 	text := q.cfg.Log.Writer()
 	if q.isDraining() {
 		text += drainingSuffix
