@@ -113,9 +113,15 @@ func (v statusView) storage(s *gateway.Status) (lines []string) {
 	return lines
 }
 
-// encryptionText says which key encrypts and which ones the stored records need.
+// encryptionText says which key encrypts, which others the gateway has, and which ones the stored records
+// need.
 func encryptionText(e *gateway.EncryptionStatus) string {
 	text := "keys     " + cmp.Or(e.Key, "none") + " encrypts"
+	for _, key := range e.Keys {
+		if key != e.Key {
+			text += ", " + key + " decrypts"
+		}
+	}
 	for i, needed := range e.Needed {
 		if i == 0 {
 			text += ", needed:"

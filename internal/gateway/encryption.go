@@ -111,6 +111,8 @@ func (st *storage) useKeys(keys *keyring.Ring) {
 type EncryptionStatus struct {
 	// Key is the ID of the key that encrypts; empty if none does.
 	Key string `json:"key,omitempty"`
+	// Keys lists the IDs of all keys of the configuration.
+	Keys []string `json:"keys"`
 	// Needed lists the keys with which stored messages are encrypted. A key that is not in the list can be
 	// removed from the configuration, unless it is Key.
 	Needed []NeededKey `json:"needed"`
@@ -147,6 +149,9 @@ func (st *storage) encryption(ctx context.Context) *EncryptionStatus {
 	s := &EncryptionStatus{Needed: []NeededKey{}}
 	if k := keys.Current(); k != nil {
 		s.Key = k.ID().String()
+	}
+	for _, k := range keys.Keys() {
+		s.Keys = append(s.Keys, k.ID().String())
 	}
 	uses, err := st.eventLog.KeyUses(ctx)
 	if err != nil { // all may be needed

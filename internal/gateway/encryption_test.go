@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -241,6 +242,76 @@ func TestEncryptionKeysAreRotated(t *testing.T) {
 	}
 	h = s.startParsed(t, configOf(true, first, second), nil)
 	send()
+}
+
+// TestGatewayLacksKeyOfCluster encrypts with a key that the other gateway of the cluster does not have, which
+// is the wrong order. The other one stops serving its queue and says why, what it has accepted is sent by the
+// first one, and it does not start again before it has the key. Nothing is lost.
+func TestGatewayLacksKeyOfCluster(t *testing.T) {
+	t.Setenv(jetstreamtest.EncryptionEnv, "")
+	s, url := newMockEnv(t), jetstreamtest.StartServer(t)
+	first, second := keyring.NewKey(), keyring.NewKey()
+	files := map[*keyring.Key]config.File{first: writeKey(t, first.Text()), second: writeKey(t, second.Text())}
+	configOf := func(keys ...*keyring.Key) *config.Config {
+		cfg := parse(t, listenConfig+slowTimeouts+fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", url)+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
+		for _, key := range keys {
+			cfg.Queue.Encryption.KeyFiles = append(cfg.Queue.Encryption.KeyFiles, files[key])
+		}
+		return cfg
+	}
+	isExplained := func(text string) bool {
+		return strings.Contains(text, "queue.encryption.key_files lacks a key: ") && strings.Contains(text, "the key "+second.ID().String()+" is missing (the files have "+first.ID().String())
+	}
+	early, late := s.startParsed(t, configOf(first), nil), s.startFailing(t, configOf(first), nil)
+	var ids []any
+	send := func(h testGateway, more string) {
+		t.Helper()
+		code, got := h.request("POST", "", apnsNotificationWith(deviceToken, more), "Prefer", "respond-async")
+		if code != 202 {
+			t.Fatal(code, got)
+		}
+		ids = append(ids, got["id"])
+	}
+	send(late, `,"send_at":"+2s"`)
+	if _, err := early.gw.Reload(configOf(second, first)); err != nil {
+		t.Fatal(err)
+	}
+	send(early, "")
+	testwait.Until(t, func() bool { return !late.gw.Status().Queue.Writable }, "the other gateway has closed its queue")
+	if reason := late.gw.Status().Queue.Reason; !isExplained(reason) {
+		t.Error(reason)
+	}
+	if code, got := late.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async"); code != 503 {
+		t.Error(code, got)
+	}
+	if code, text := late.get(late.adminURL + "/readyz"); code != 503 || !isExplained(text) {
+		t.Error(code, text)
+	}
+	for _, id := range ids {
+		early.waitStatus(id, "accepted")
+	}
+	if err := late.stop(); err == nil || !isExplained(err.Error()) {
+		t.Error(err)
+	}
+	again, err := gateway.New(configOf(first), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Run(t.Context()); err == nil || !isExplained(err.Error()) {
+		t.Error(err)
+	}
+	late = s.startParsed(t, configOf(first, second), nil)
+	send(late, "")
+	for _, id := range ids {
+		early.waitStatus(id, "accepted")
+		late.waitStatus(id, "accepted")
+	}
+	if e := late.gw.Status().Queue.Encryption; e.Key != first.ID().String() || !slices.Equal(e.Keys, []string{e.Key, second.ID().String()}) {
+		t.Errorf("%+v", e)
+	}
+	if report := late.audit(); !report.Clean() || int(report.Notifications) != len(ids) {
+		t.Errorf("audit: %+v", report)
+	}
 }
 
 func TestInvalidEncryptionKeysAreRefused(t *testing.T) {

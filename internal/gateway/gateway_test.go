@@ -161,6 +161,18 @@ func (s mockEnv) startLogging(t testing.TB, text string, log *slog.Logger) testG
 // startParsed is startLogging with a parsed configuration.
 func (s mockEnv) startParsed(t testing.TB, cfg *config.Config, log *slog.Logger) testGateway {
 	t.Helper()
+	h := s.startFailing(t, cfg, log)
+	t.Cleanup(func() {
+		if err := h.stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return h
+}
+
+// startFailing is startParsed for a gateway whose Run may return an error, as stop does.
+func (s mockEnv) startFailing(t testing.TB, cfg *config.Config, log *slog.Logger) testGateway {
+	t.Helper()
 	g, err := gateway.New(cfg, log)
 	if err != nil {
 		t.Fatal(err)
@@ -176,11 +188,7 @@ func (s mockEnv) startParsed(t testing.TB, cfg *config.Config, log *slog.Logger)
 		http.DefaultClient.CloseIdleConnections()
 		return testwait.For(t, ended, "the end")
 	})
-	t.Cleanup(func() {
-		if err := stop(); err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	t.Cleanup(func() { _ = stop() })
 	return testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), adminURL: "http://" + g.AdminAddr().String(), gw: g, stop: stop}
 }
 

@@ -215,7 +215,8 @@ func (st *storage) stop() error {
 		return nil
 	}
 	err := errors.Join(st.managing.end(), st.sending.end(), st.delivering.end(), st.writing.end()) // writing uses the engine
-	return errors.Join(err, st.backend.end(), st.History.Close(), st.eventLog.Close(), st.engine.Close())
+	err = errors.Join(err, st.backend.end(), st.History.Close(), st.eventLog.Close(), st.engine.Close())
+	return missingKey(err, st.engine.Keys())
 }
 
 // ready returns the reason why the queue cannot store notifications, or nil.
@@ -223,7 +224,7 @@ func (st *storage) ready() error {
 	if st == nil || !st.opened.Load() {
 		return nil
 	}
-	return st.Queue.Ready()
+	return missingKey(st.Queue.Ready(), st.engine.Keys())
 }
 
 // health returns the state for the metrics; nil while the storage is not open.
@@ -259,7 +260,7 @@ func (st *storage) status() (*QueueStatus, *history.Status) {
 	defer stop()
 	status, err := st.Queue.Status(ctx)
 	if err == nil {
-		err = st.Queue.Ready()
+		err = st.ready()
 	}
 	q := &QueueStatus{Status: status, Writable: err == nil, Encryption: st.encryption(ctx)}
 	if err != nil {
