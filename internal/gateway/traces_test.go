@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/tracing/tracingtest"
 	"github.com/sluice-push/sluice/mockprovider"
@@ -111,6 +112,40 @@ func TestTraceContinuesAfterRestart(t *testing.T) {
 	}
 	if got := hook.traceParents(); len(got) != 1 || !strings.HasPrefix(got[0], "00-"+callersTrace+"-") || strings.Contains(got[0], call[0].ID) {
 		t.Errorf("traceparent %q", got)
+	}
+}
+
+// TestTraceContinuesInCluster lets one gateway accept a notification and end before it is due. The other one
+// sends it in the same trace, with what the log has stored.
+func TestTraceContinuesInCluster(t *testing.T) {
+	s, url := newMockEnv(t), jetstreamtest.StartServer(t)
+	start := func() (testGateway, *tracingtest.Receiver) {
+		receiver := tracingtest.Start(t, false)
+		return s.start(t, listenConfig+slowTimeouts+fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", url)+"apps:\n"+s.appBlock("shop", s.apnsBlock())+tracingBlock(receiver, "")), receiver
+	}
+	accepting, acceptingSpans := start()
+	sending, sendingSpans := start()
+	code, accepted := accepting.request("POST", "", apnsNotificationWith(deviceToken, `,"send_at":"+2s"`), "Prefer", "respond-async", "Traceparent", callersParent, "Tracestate", "vendor=1")
+	if code != 202 {
+		t.Fatal(code, accepted)
+	}
+	if err := accepting.stop(); err != nil {
+		t.Fatal(err)
+	}
+	sending.waitStatus(accepted["id"], "accepted")
+	call := tracingtest.Named(acceptingSpans.Wait(t, "POST /v1/apps/{app}/notifications", 1), "POST /v1/apps/{app}/notifications")[0]
+	checkSpan(t, call, "server", callersSpan, map[string]string{"messaging.message.id": fmt.Sprint(accepted["id"])})
+	spans := sendingSpans.Wait(t, "send apns", 1)
+	t.Logf("%s", tracingtest.Text(spans, callersTrace))
+	for name, kind := range map[string]string{"send apns": "client", "wait queue": "internal"} {
+		found := tracingtest.Named(spans, name)
+		if len(found) != 1 {
+			t.Fatalf("%d spans %s, want 1", len(found), name)
+		}
+		checkSpan(t, found[0], kind, call.ID, map[string]string{"messaging.message.id": fmt.Sprint(accepted["id"]), "sluice.app": "shop"})
+	}
+	if early := tracingtest.Named(acceptingSpans.Spans(), "send apns"); len(early) != 0 {
+		t.Errorf("the first gateway has sent: %+v", early)
 	}
 }
 
