@@ -4,6 +4,10 @@ package audience
 
 import "github.com/axiomhq/hyperloglog"
 
+// SketchError is the standard error of Sketch.Count, as a fraction of the number of devices: 1.04 divided
+// by the square root of the number of registers.
+const SketchError = 1.04 / 128
+
 // Sketch estimates the number of unique devices, with a standard error of 0.8 %, in at most 16 KiB. It
 // contains no token. Sketches of several gateways and broadcasts can be merged. A Sketch must not be
 // used by several goroutines at once.
