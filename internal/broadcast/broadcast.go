@@ -193,6 +193,8 @@ type document struct {
 	// cannot be sent.
 	Plan    pieces         `json:"plan_pieces,omitempty"`
 	Listing []listingPiece `json:"listing_pieces,omitempty"`
+	// Sketch are the messages that hold the sketch of the devices.
+	Sketch pieces `json:"sketch_pieces,omitempty"`
 	// EndedAtResume is how many notifications had ended when a caller resumed the broadcast: it knew what their
 	// results were.
 	EndedAtResume uint64 `json:"ended_at_resume,omitempty"`
@@ -215,7 +217,7 @@ type Validation struct {
 	Valid      uint64                   `json:"valid"`
 	Invalid    uint64                   `json:"invalid"`
 	Duplicates uint64                   `json:"duplicates"`
-	Devices    uint64                   `json:"unique_devices"`
+	Devices    uint64                   `json:"unique_devices,omitzero"` // zero for a topic, condition or channel
 	Platforms  map[push.Platform]uint64 `json:"platforms,omitempty"`
 	Zones      map[string]uint64        `json:"time_zones,omitempty"`
 	At         time.Time                `json:"at"`

@@ -54,6 +54,7 @@ const (
 type crashResult struct {
 	View    *broadcast.View
 	Results []broadcast.LineResult
+	Devices *broadcast.Devices
 }
 
 // crashSender records what it receives, and then answers by the token.
@@ -225,6 +226,9 @@ func writeResults(ctx context.Context, n *node, id, dir string) error {
 		return err
 	}
 	r := crashResult{View: v}
+	if r.Devices, err = n.Devices(ctx, app, []string{id}); err != nil {
+		return err
+	}
 	err = n.Results(ctx, app, id, func(l *broadcast.LineResult) error {
 		r.Results = append(r.Results, *l)
 		return nil
@@ -295,6 +299,9 @@ func checkCrashes(t *testing.T, dir string) {
 	arrived, counted, recalled := arrivals(t, dir), map[string]uint64{}, map[string]uint64{}
 	if len(got.Results) != crashLines || got.View.Validation.Valid != crashLines {
 		t.Fatalf("%d results, %+v", len(got.Results), got.View.Validation)
+	}
+	if n := got.Devices.Unique; n != got.View.Validation.Devices || n < crashLines*97/100 || n > crashLines*103/100 {
+		t.Errorf("%d unique devices, want %d", n, crashLines)
 	}
 	for i, r := range got.Results {
 		token := fmt.Sprintf("%06d", i+1)

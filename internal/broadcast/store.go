@@ -30,6 +30,7 @@ const (
 	audienceData = "audience" // the upload
 	planData     = "plan"     // what a validation has found
 	listingData  = "invalid"  // the lines that cannot be sent
+	sketchData   = "devices"  // the sketch of the devices
 	resultsData  = "results"  // the tally after the end
 )
 
@@ -124,7 +125,7 @@ func (s *store) list(ctx context.Context) (all []*document, err error) {
 
 // remove deletes a broadcast with all its data.
 func (s *store) remove(ctx context.Context, id string) error {
-	for _, kind := range [...]string{audienceData, planData, listingData, resultsData} {
+	for _, kind := range [...]string{audienceData, planData, listingData, sketchData, resultsData} {
 		if err := s.purge(ctx, id, kind); err != nil {
 			return err
 		}

@@ -116,7 +116,7 @@ func (m *Manager) startUpload(ctx context.Context, b *document, u UploadRequest)
 
 // dropValidation forgets what a validation has found, because it is no longer true.
 func (b *document) dropValidation() {
-	b.Validation, b.Plan, b.Listing, b.Problem, b.ApprovedBy = nil, nil, nil, "", ""
+	b.Validation, b.Plan, b.Listing, b.Sketch, b.Problem, b.ApprovedBy = nil, nil, nil, nil, "", ""
 }
 
 // storeUpload stores in in messages that end with a line, except for the last one of a complete upload. It

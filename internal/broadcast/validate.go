@@ -96,11 +96,19 @@ func (m *Manager) validate(ctx context.Context, b *document) error {
 	if b.Plan, err = m.store.put(ctx, b.ID, planData, text); err != nil {
 		return err
 	}
+	sketch, err := v.sketch.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("broadcast: %w", err)
+	}
+	if b.Sketch, err = m.store.put(ctx, b.ID, sketchData, sketch); err != nil {
+		return err
+	}
 	b.State, b.Problem, b.Validation, b.Listing = Ready, "", &v.found, v.pieces
 	if err := m.saveListing(ctx, b); err != nil {
 		return err
 	}
 	m.store.purgeBefore(ctx, b.ID, planData, b.Plan[0])
+	m.store.purgeBefore(ctx, b.ID, sketchData, b.Sketch[0])
 	return nil
 }
 
@@ -196,6 +204,7 @@ func (v *validation) readLines(ctx context.Context) (problem string, err error) 
 			err = v.refuse(refused)
 		} else {
 			v.add(line, &r)
+			v.sketch.Add(&r)
 			err = v.duplicates.Add(line, &r)
 		}
 		if err == nil && v.listing.Len() > maxPiece/2 {
@@ -239,7 +248,6 @@ func (v *validation) add(line uint32, r *audience.Recipient) {
 		v.platforms[r.Platform] = roaring.New()
 	}
 	v.platforms[r.Platform].Add(line)
-	v.sketch.Add(r)
 }
 
 // refuse adds a line to those that cannot be sent.
