@@ -32,6 +32,7 @@ func (s *server) broadcastRoutes(r chi.Router) {
 	read, write := identity.Read|identity.Broadcasts, identity.Broadcasts
 	r.Get(all, handle(s.authorize(read, s.withBroadcasts(s.listBroadcasts))))
 	r.Post(all, handle(s.authorize(write, s.withBroadcasts(s.createBroadcast))))
+	r.Get(all+"/devices", handle(s.authorize(read, s.withBroadcasts(s.countDevices))))
 	r.Get(one, handle(s.authorize(read, s.withBroadcasts(s.showBroadcast))))
 	r.Put(one, handle(s.authorize(write, s.withBroadcasts(s.replaceBroadcast))))
 	r.Delete(one, handle(s.authorize(write, s.withBroadcasts(s.deleteBroadcast))))
@@ -82,6 +83,26 @@ func (s *server) createBroadcast(m *broadcast.Manager, w *response, r *http.Requ
 	}
 	w.Header().Set("Location", r.URL.EscapedPath()+"/"+v.ID)
 	return replyBroadcast(w, http.StatusCreated, v)
+}
+
+func (s *server) countDevices(m *broadcast.Manager, w *response, r *http.Request) *problem {
+	query := params{given: r.URL.Query()}
+	ids := query.list("id")
+	if p := query.finish(); p != nil {
+		return p
+	}
+	if len(ids) == 0 || len(ids) > broadcast.MaxMerged {
+		return invalidParam("id", fmt.Sprintf("must be the IDs of 1 to %d broadcasts", broadcast.MaxMerged))
+	}
+	devices, err := m.Devices(r.Context(), w.app, ids)
+	if err == nil {
+		return replyJSON(w, http.StatusOK, devices)
+	}
+	p := s.broadcastProblem(r, err)
+	if e, ok := errors.AsType[*broadcast.ItemError](err); ok && p.status < http.StatusInternalServerError {
+		p.field, p.detail = "id", fmt.Sprintf("value %d: %s", e.Index+1, p.detail)
+	}
+	return p
 }
 
 func (s *server) showBroadcast(m *broadcast.Manager, w *response, r *http.Request) *problem {
@@ -375,6 +396,8 @@ func (s *server) broadcastProblem(r *http.Request, err error) *problem {
 	switch {
 	case errors.Is(err, broadcast.ErrNotFound):
 		return &problem{kind: notFound, field: "id", detail: "this app has no broadcast with this id, or it is no longer stored"}
+	case errors.Is(err, broadcast.ErrNoUpload):
+		return &problem{kind: invalidParameter, field: "id", detail: "must be a broadcast with an uploaded audience: only the provider knows the devices of a topic, condition or channel"}
 	case errors.Is(err, broadcast.ErrChanged) && r.Header.Get("If-Match") != "":
 		return &problem{kind: preconditionFailed, field: "If-Match", detail: "must be the current ETag: the broadcast has changed meanwhile"}
 	case errors.Is(err, broadcast.ErrChanged), errors.Is(err, broadcast.ErrOtherUpload):

@@ -81,6 +81,7 @@ func TestOpenAPINotificationFields(t *testing.T) {
 		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": api.NotReady{}, "TargetLists": api.TargetLists{},
 		"BroadcastDefinition": broadcast.Definition{}, "Variant": audience.Variant{}, "Audience": broadcast.Audience{}, "Schedule": audience.Schedule{}, "QuietHours": audience.QuietHours{},
 		"BroadcastRate": audience.Rate{}, "Canary": broadcast.Canary{}, "PauseIf": broadcast.PauseIf{}, "RecallMessage": broadcast.RecallMessage{}, "Validation": broadcast.Validation{},
+		"Devices": broadcast.Devices{}, "AudienceDevices": broadcast.AudienceDevices{},
 		"BroadcastCounts": broadcast.Counts{}, "InvalidLines": broadcast.InvalidPage{}, "InvalidLine": audience.LineError{}, "BroadcastPreviews": broadcast.Previews{},
 		"BroadcastPreview": broadcast.Preview{}, "LineResult": broadcast.LineResult{},
 		"Page": push.Page{}, "Summary": push.Summary{}, "Stats": push.Stats{}, "Count": push.Count{}, "Latency": push.Latency{},

@@ -198,6 +198,12 @@ func TestInvalidBroadcastRequests(t *testing.T) {
 		{400, "invalid-parameter", "limit", "GET", one + "/invalid?limit=0", "", nil},
 		{400, "invalid-parameter", "after", "GET", one + "/invalid?after=x", "", nil},
 		{400, "invalid-parameter", "format", "GET", one + "/results?format=xml", "", nil},
+		{400, "invalid-parameter", "id", "GET", "/devices", "", nil},
+		{400, "invalid-parameter", "id", "GET", "/devices?id=" + strings.Repeat("x,", 101), "", nil},
+		{400, "invalid-parameter", "ids", "GET", "/devices?ids=" + id, "", nil},
+		{404, "not-found", "id", "GET", "/devices?id=nonsense", "", nil},
+		{404, "not-found", "id", "GET", "/devices?id=" + strings.Repeat("0", 36), "", nil},
+		{409, "not-possible", "id", "GET", "/devices?id=" + id, "", nil},
 	} {
 		response, got := g.call(c.method, c.path, c.body, c.headers...)
 		field, _ := got["field"].(string)
@@ -236,5 +242,12 @@ func TestInvalidBroadcastRequests(t *testing.T) {
 	}
 	if len(refused) != len(malformed) {
 		t.Errorf("%d lines are refused, want %d", len(refused), len(malformed))
+	}
+	if got := g.want(200, "GET", "/devices?id="+id, ""); got["unique_devices"] != 2.0 {
+		t.Errorf("%v, want 2 devices", got)
+	}
+	topic := g.want(201, "POST", "", `{"message":{"title":"x"},"audience":{"topic":"news"}}`)["id"].(string)
+	if got := g.want(400, "GET", "/devices?id="+id+"&id="+topic, ""); got["field"] != "id" || !strings.HasPrefix(fmt.Sprint(got["detail"]), "value 2: must be a broadcast with an uploaded audience") {
+		t.Errorf("%v", got)
 	}
 }
