@@ -101,7 +101,7 @@ type BroadcastValidation struct {
 	Valid      int       `json:"valid"`
 	Invalid    int       `json:"invalid"`
 	Duplicates int       `json:"duplicates"`
-	Devices    int       `json:"unique_devices"` // an estimate
+	Devices    int       `json:"unique_devices"` // an estimate; 0 for a topic, condition or channel
 	At         time.Time `json:"at"`
 
 	Platforms map[push.Platform]int `json:"platforms"` // valid lines
@@ -143,6 +143,22 @@ type BroadcastCount struct {
 	Platform push.Platform `json:"platform"`
 	Variant  string        `json:"variant"`
 	Count    int           `json:"count"`
+}
+
+// BroadcastDevices are the estimated numbers of unique devices in the audiences of broadcasts.
+type BroadcastDevices struct {
+	// Devices is the number in all audiences together: a device in several of them counts once.
+	Devices int `json:"unique_devices"`
+	// StandardError is that of each number, as a fraction of it.
+	StandardError float64           `json:"standard_error"`
+	Broadcasts    []AudienceDevices `json:"broadcasts"`
+}
+
+// AudienceDevices is the estimated number of unique devices in the audience of one broadcast.
+type AudienceDevices struct {
+	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`
+	Devices int    `json:"unique_devices"`
 }
 
 // InvalidLine says why a line of an audience is not sent.

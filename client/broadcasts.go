@@ -122,6 +122,17 @@ func (b *Broadcasts) Invalid(ctx context.Context, id string) iter.Seq2[InvalidLi
 	}
 }
 
+// Devices estimates how many unique devices the audiences of up to 100 broadcasts have, each and all
+// together. The error has the type not-possible if one is not validated, and invalid-parameter if one is
+// sent to a topic, condition or channel, whose devices only the provider knows.
+func (b *Broadcasts) Devices(ctx context.Context, ids ...string) (*BroadcastDevices, error) {
+	found := new(BroadcastDevices)
+	if _, err := b.call(ctx, broadcastRequest{method: http.MethodGet, path: "/devices?" + url.Values{"id": ids}.Encode()}, found); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
 // AudienceFormat is the format of an audience or of results.
 type AudienceFormat string
 

@@ -128,6 +128,9 @@ func TestBroadcastReachesEachDeviceOnce(t *testing.T) {
 	if err := b.Export(t.Context(), created.ID, client.CSV, &results); err != nil || strings.Count(results.String(), ",accepted,,accepted,") != devices {
 		t.Errorf("%v %.200s", err, results.String())
 	}
+	if found, err := b.Devices(t.Context(), created.ID); err != nil || found.Devices < devices*97/100 || found.Devices > devices*103/100 || found.StandardError == 0 || len(found.Broadcasts) != 1 || found.Broadcasts[0].ID != created.ID {
+		t.Errorf("%+v %v", found, err)
+	}
 	if list, err := b.List(t.Context()); err != nil || len(list) != 1 || list[0].ID != created.ID || list[0].State != client.BroadcastRecalled {
 		t.Errorf("%+v %v", list, err)
 	}
@@ -152,6 +155,9 @@ func TestBroadcastErrors(t *testing.T) {
 	}{
 		{"invalid-field", func() error { _, err := b.Create(t.Context(), struct{}{}); return err }},
 		{"not-found", func() error { _, err := b.Get(t.Context(), unknown); return err }},
+		{"not-found", func() error { _, err := b.Devices(t.Context(), unknown); return err }},
+		{"not-possible", func() error { _, err := b.Devices(t.Context(), created.ID); return err }},
+		{"invalid-parameter", func() error { _, err := b.Devices(t.Context()); return err }},
 		{"not-possible", func() error {
 			_, err := b.Do(t.Context(), created.ID, client.CommandStart, client.CommandOptions{})
 			return err
