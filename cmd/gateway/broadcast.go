@@ -41,6 +41,7 @@ type broadcastCmd struct {
 	List     listBroadcastsCmd   `cmd:"" help:"List the broadcasts of the app, the newest first."`
 	Show     showBroadcastCmd    `cmd:"" help:"Print a broadcast with its progress and the failures by reason."`
 	Results  broadcastResultsCmd `cmd:"" help:"Export what happened to each line of the audience."`
+	Devices  broadcastDevicesCmd `cmd:"" help:"Estimate the unique devices of broadcasts, of each and of all together."`
 }
 
 // Help returns the description and examples.
@@ -470,6 +471,40 @@ func (s broadcastResultsCmd) Run(p process, c *broadcastCmd) error {
 		return err
 	}
 	return c.userError(b.Export(p, s.ID, client.AudienceFormat(s.Format), p.stdout))
+}
+
+type broadcastDevicesCmd struct {
+	IDs []string `arg:"" name:"id" help:"IDs of validated broadcasts, up to 100."`
+}
+
+// Help returns the description and examples.
+func (broadcastDevicesCmd) Help() string {
+	return `Example:
+
+    gateway broadcast devices --app demo ID ID
+
+A device in the audiences of several broadcasts counts once in the last line.`
+}
+
+// Run prints the numbers of devices.
+func (s broadcastDevicesCmd) Run(p process, c *broadcastCmd) error {
+	return c.call(p, func(ctx context.Context, b *client.Broadcasts) error {
+		found, err := b.Devices(ctx, s.IDs...)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			c.printJSON(p, found)
+			return nil
+		}
+		table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
+		printf(table, "ID\tDEVICES\tNAME\n")
+		for _, one := range found.Broadcasts {
+			printf(table, "%s\t%s\t%s\n", one.ID, group(one.Devices), oneLine(one.Name))
+		}
+		printf(table, "all together\t%s\testimated, standard error %.1f %%\n", group(found.Devices), 100*found.StandardError)
+		return table.Flush()
+	})
 }
 
 // failures are the counts of what was not accepted, the most frequent first.

@@ -72,6 +72,9 @@ func TestBroadcastCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(b.run(0, "", "", "show", id, "--json")), &one); err != nil || one.State != "completed" || one.Name != "Spring sale" {
 		t.Errorf("%+v %v", one, err)
 	}
+	b.run(0, "all together                          201      estimated, standard error 0.8 %\n", "", "devices", id, id)
+	b.run(0, `"unique_devices": 201`, "", "devices", id, "--json")
+	b.run(1, "", "not-found: id: value 2: this app has no broadcast with this id", "devices", id, "01a22d66-c53c-8acb-97c2-7d90ad8c5c00")
 	b.run(2, "", "without a terminal, pass --yes", "recall", id)
 	b.run(0, "recalling", "", "recall", id, "--yes", "--message", writeTemp(t, "sorry.json", `{"message":{"title":"We are sorry"}}`))
 	b.run(0, "100 % of 200 ended", "", "show", id, "--watch", "--interval", "100ms")

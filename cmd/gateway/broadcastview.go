@@ -43,7 +43,11 @@ func (v broadcastView) render(b *client.Broadcast) (lines []string) {
 		add("problem", "%s", oneLine(b.Problem))
 	}
 	if a := b.Validation; a != nil {
-		add("audience", "%s lines: %s valid, %s invalid, %s duplicates; about %s devices", group(a.Lines), group(a.Valid), group(a.Invalid), group(a.Duplicates), group(a.Devices))
+		text := fmt.Sprintf("%s lines: %s valid, %s invalid, %s duplicates", group(a.Lines), group(a.Valid), group(a.Invalid), group(a.Duplicates))
+		if a.Devices > 0 {
+			text += fmt.Sprintf("; about %s devices", group(a.Devices))
+		}
+		add("audience", "%s", text)
 	}
 	if b.InRecall && b.RecallCounts != nil {
 		lines = append(lines, v.counts("recall", b.RecallCounts)...)
