@@ -122,7 +122,7 @@ func (s *server) replaceBroadcast(m *broadcast.Manager, w *response, r *http.Req
 	if p != nil {
 		return p
 	}
-	v, err := m.Replace(r.Context(), w.app, chi.URLParam(r, "id"), revision, d)
+	v, err := m.Replace(r.Context(), w.app, w.key, chi.URLParam(r, "id"), revision, d)
 	if err != nil {
 		return s.broadcastProblem(r, err)
 	}
@@ -203,11 +203,11 @@ func (s *server) replaceAudience(m *broadcast.Manager, w *response, r *http.Requ
 	if !ok {
 		return &problem{kind: unsupportedBody, field: "Content-Type", detail: "must be application/x-ndjson or text/csv"}
 	}
-	return s.upload(m, w, r, broadcast.UploadRequest{Format: format, Replace: true})
+	return s.upload(m, w, r, broadcast.UploadRequest{Caller: w.key, Format: format, Replace: true})
 }
 
 func (s *server) continueAudience(m *broadcast.Manager, w *response, r *http.Request) *problem {
-	u := broadcast.UploadRequest{}
+	u := broadcast.UploadRequest{Caller: w.key}
 	if media := r.Header.Get("Content-Type"); media != "" && media != "application/partial-upload" {
 		format, ok := audience.FormatOf(media)
 		if !ok {

@@ -172,6 +172,7 @@ type Broadcast struct {
 
 	CreatedAt  time.Time `json:"created_at"`
 	CreatedBy  string    `json:"created_by,omitempty"`
+	ChangedBy  []string  `json:"changed_by,omitempty"` // the other callers that have changed the definition or the audience
 	ApprovedBy string    `json:"approved_by,omitempty"`
 	StartedBy  string    `json:"started_by,omitempty"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
@@ -248,11 +249,26 @@ func (b *Broadcast) AllowedCommands() (allowed []Command) {
 		case !slices.Contains(transitions[c].from, b.State):
 		case b.InRecall && (c == Cancel || c == Recall):
 		case c == Recall && b.StartedAt.IsZero(): // nothing was sent
+		case c == Approve && b.ApprovedBy != "":
 		default:
 			allowed = append(allowed, c)
 		}
 	}
 	return allowed
+}
+
+// isAuthor reports whether a caller has created or changed the broadcast.
+func (b *Broadcast) isAuthor(caller string) bool {
+	return caller == b.CreatedBy || slices.Contains(b.ChangedBy, caller)
+}
+
+// addAuthor adds a caller that changes the broadcast, and reports whether it is new.
+func (b *Broadcast) addAuthor(caller string) bool {
+	if b.isAuthor(caller) {
+		return false
+	}
+	b.ChangedBy = append(b.ChangedBy, caller)
+	return true
 }
 
 func (b *Broadcast) conflict(format string, args ...any) error {
@@ -261,7 +277,7 @@ func (b *Broadcast) conflict(format string, args ...any) error {
 
 // check reports whether a command may be applied. done is set if it has had its effect already.
 func (b *Broadcast) check(c Command) (done bool, err error) {
-	if slices.Contains(transitions[c].done, b.State) {
+	if slices.Contains(transitions[c].done, b.State) || c == Approve && b.State == Ready && b.ApprovedBy != "" {
 		return true, nil
 	}
 	if !slices.Contains(b.AllowedCommands(), c) {

@@ -242,7 +242,7 @@ func (m *Manager) Create(ctx context.Context, app, caller string, d *Definition)
 
 // Replace replaces the definition of a broadcast that has not started. It is a draft then. The upload
 // stays.
-func (m *Manager) Replace(ctx context.Context, app, id string, revision uint64, d *Definition) (*View, error) {
+func (m *Manager) Replace(ctx context.Context, app, caller, id string, revision uint64, d *Definition) (*View, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
@@ -255,6 +255,7 @@ func (m *Manager) Replace(ctx context.Context, app, id string, revision uint64, 
 	}
 	b.Definition, b.State = *d, Draft
 	b.dropValidation()
+	b.addAuthor(caller)
 	if err := m.save(ctx, b); err != nil {
 		return nil, err
 	}
@@ -379,8 +380,8 @@ func (m *Manager) apply(ctx context.Context, b *document, c *CommandRequest) err
 		}
 		b.State, b.Problem = Validating, ""
 	case Approve:
-		if c.Caller == b.CreatedBy {
-			return b.conflict("another caller than the one that has created the broadcast must approve it")
+		if b.isAuthor(c.Caller) {
+			return b.conflict("another caller than those that have created or changed the broadcast must approve it")
 		}
 		b.ApprovedBy = c.Caller
 	case Start:

@@ -60,7 +60,7 @@ func TestImpossibleCommandsChangeNothing(t *testing.T) {
 	n.do(id, broadcast.Recall)
 	check(id, broadcast.Recalled, broadcast.Recall)
 
-	if _, err := n.Replace(t.Context(), app, id, 0, definition(t, simple)); err == nil {
+	if _, err := n.Replace(t.Context(), app, "creator", id, 0, definition(t, simple)); err == nil {
 		t.Error("the definition of a broadcast that has ended can be replaced")
 	}
 	if _, _, err := n.Upload(t.Context(), app, id, broadcast.UploadRequest{Format: audience.NDJSON, Replace: true}, strings.NewReader(lines(1))); err == nil {
@@ -195,10 +195,49 @@ func TestLargeBroadcastNeedsApproval(t *testing.T) {
 			t.Errorf("%v, want a conflict", refused)
 		}
 	}
-	if err := errors.Join(do(broadcast.Approve, "other"), do(broadcast.Start, "creator")); err != nil {
+	if err := do(broadcast.Approve, "other"); err != nil {
+		t.Error(err)
+	}
+	before := n.get(id)
+	if err := do(broadcast.Approve, "third"); err != nil || n.get(id).Revision != before.Revision || slices.Contains(before.Commands, broadcast.Approve) {
+		t.Errorf("the repeated approval: %v", err)
+	}
+	if err := do(broadcast.Start, "creator"); err != nil {
 		t.Error(err)
 	}
 	n.waitState(id, broadcast.Completed)
+}
+
+// TestCallerDoesNotApproveItsOwnChange lets callers change a broadcast that another one has created.
+func TestCallerDoesNotApproveItsOwnChange(t *testing.T) {
+	n := newTestNode(t, nodeConfig{change: func(c *broadcast.Config) { c.ApproveAbove = 1 }})
+	id := n.create(simple, "")
+	upload := func(u broadcast.UploadRequest, in io.Reader) int64 {
+		t.Helper()
+		_, offset, err := n.Upload(t.Context(), app, id, u, in)
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatal(err)
+		}
+		return offset
+	}
+	offset := upload(broadcast.UploadRequest{Caller: "uploader", Format: audience.NDJSON, Replace: true, Partial: true}, strings.NewReader(lines(1)))
+	lost := io.MultiReader(strings.NewReader(lines(2)[offset:]), iotest.ErrReader(io.ErrUnexpectedEOF))
+	offset = upload(broadcast.UploadRequest{Caller: "disconnected", Offset: offset}, lost)
+	upload(broadcast.UploadRequest{Caller: "creator", Offset: offset}, strings.NewReader(lines(3)[offset:]))
+	if _, err := n.Replace(t.Context(), app, "editor", id, 0, definition(t, simple)); err != nil {
+		t.Fatal(err)
+	}
+	n.do(id, broadcast.Validate)
+	n.waitState(id, broadcast.Ready)
+	for _, author := range []string{"creator", "uploader", "disconnected", "editor"} {
+		_, err := n.Do(t.Context(), app, id, broadcast.CommandRequest{Command: broadcast.Approve, Caller: author})
+		if _, ok := errors.AsType[*broadcast.ConflictError](err); !ok {
+			t.Errorf("%s approves its own change: %v", author, err)
+		}
+	}
+	if _, err := n.Do(t.Context(), app, id, broadcast.CommandRequest{Command: broadcast.Approve, Caller: "other"}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestBroadcastExpires(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 // UploadRequest is a request to upload an audience, or a part of it.
 type UploadRequest struct {
+	Caller string
 	// Format is that of the text. It is empty if the request continues an upload.
 	Format audience.Format
 	// Replace starts over. Otherwise Offset must be where the upload has ended.
@@ -97,6 +98,9 @@ func (m *Manager) startUpload(ctx context.Context, b *document, u UploadRequest)
 		case u.Format != "" && u.Format != b.Upload.Format:
 			return end, b.conflict("the upload has started as %s", b.Upload.Format)
 		}
+		if b.addAuthor(u.Caller) {
+			return end, m.save(ctx, b)
+		}
 		return end, nil
 	}
 	if b.UploadAfter, err = m.store.lastSeq(ctx); err != nil {
@@ -104,6 +108,7 @@ func (m *Manager) startUpload(ctx context.Context, b *document, u UploadRequest)
 	}
 	b.State, b.Upload = Draft, &Upload{Format: u.Format}
 	b.dropValidation()
+	b.addAuthor(u.Caller)
 	if err := m.save(ctx, b); err != nil {
 		return end, err
 	}
