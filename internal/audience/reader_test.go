@@ -126,6 +126,7 @@ var malformed = []struct {
 	{audience.NDJSON, `{"platform":"apns","token":"%s","variables":{"a":` + strings.Repeat(" ", audience.MaxLine) + `1}}`, "LineTooLong  must have at most 16384 bytes"},
 	{audience.NDJSON, `{"platform":"apns","token":"%s","language":"%s"}`, `InvalidField language language: must be a BCP 47 language tag such as "de" or "pt-BR"`},
 	{audience.NDJSON, `{"platform":"apns","token":"%s","time_zone":"%s"}`, "InvalidField time_zone time_zone: must be an IANA time zone"},
+	{audience.NDJSON, `{"platform":"apns","token":"%s","time_zone":"Europe//Berlin"}`, "InvalidField time_zone time_zone: must be an IANA time zone"},
 	{audience.NDJSON, `{"platform":"apns","token":"%s","time_zone":"Local"}`, "InvalidField time_zone time_zone: must be an IANA time zone"},
 	{audience.NDJSON, `{"platform":"apns","token":"%s","time_zone":"+15:00"}`, `InvalidField time_zone time_zone: must be an IANA time zone such as "Europe/Berlin", or a UTC offset from "-12:00" to "+14:00"`},
 	{audience.NDJSON, `{"platform":"apns","token":"%s","key":"a\u0000b"}`, "InvalidField key key: must have at most 256 bytes and no control characters"},

@@ -36,9 +36,10 @@ func LoadZone(name string) (*time.Location, error) {
 }
 
 // isZoneName reports whether name may be an IANA name, which starts with a capital letter. "Local" would
-// be the zone of the machine, and so would other files beside its tz database.
+// be the zone of the machine, and so would other files beside its tz database. A name with more slashes
+// than needed would be another name of the same zone.
 func isZoneName(name string) bool {
-	return name != "" && len(name) <= 64 && 'A' <= name[0] && name[0] <= 'Z' && name != "Local" && !strings.Contains(name, ".")
+	return name != "" && len(name) <= 64 && 'A' <= name[0] && name[0] <= 'Z' && name != "Local" && !strings.Contains(name, ".") && !strings.Contains(name, "//")
 }
 
 // parseOffset parses a UTC offset such as "+05:30".
