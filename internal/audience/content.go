@@ -42,6 +42,9 @@ const (
 	maxVariants  = 16
 	maxWeight    = 1_000_000
 	maxLanguages = 64
+	// maxMessages bounds the memory of the templates, of which each language and platform can have one, and the
+	// size of a stored broadcast, which must fit into a message of NATS.
+	maxMessages = 256 << 10 // bytes
 )
 
 // platforms are the platforms that a message can be sent to.
@@ -93,9 +96,15 @@ func Compile(d *Definition) (*Content, error) {
 
 // variants returns the variants. A message alone is one variant without a name.
 func (d *Definition) variants() ([]Variant, error) {
+	size := len(d.Message)
+	for _, v := range d.Variants {
+		size += len(v.Message)
+	}
 	switch {
 	case len(d.Variants) == 0 && d.Message == nil:
 		return nil, invalid("message", "must be set, or variants instead")
+	case size > maxMessages:
+		return nil, invalid("message", fmt.Sprintf("must have at most %d bytes, together with the messages of all variants", maxMessages))
 	case d.Variants == nil:
 		return []Variant{{Weight: 1, Message: d.Message}}, nil
 	case d.Message != nil:

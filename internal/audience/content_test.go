@@ -197,6 +197,8 @@ func TestInvalidDefinitionNamesField(t *testing.T) {
 		{`{"message":{"title":"{{}}"}}`, "message.title: must close each {{"},
 		{`{"message":{"apns":{"payload":{"a":["{{a b}}"]}}}}`, "message.apns.payload: must close each {{"},
 		{`{"message":{"title":"` + strings.Repeat("{{a}} ", 257) + `"}}`, "message: must use fewer variables: at most 256 times in all"},
+		{`{"message":{"title":"` + strings.Repeat("a", 256<<10) + `"}}`, "message: must have at most 262144 bytes, together with the messages of all variants"},
+		{`{"variants":[` + strings.Repeat(`{"name":"a","weight":1,"message":{"title":"`+strings.Repeat("a", 200<<10)+`"}},`, 2) + `{}]}`, "message: must have at most 262144 bytes"},
 		{`{"message":{"webpush":{"headers":{"Topic":"{{a"}}}}`, "message.webpush.headers.Topic: must close each {{"},
 		{`{"variants":[{"name":"a","weight":1,"message":{"titel":""}}]}`, "variants[0].message.titel: unknown field"},
 		{`{"variants":[{"name":"a b","weight":1,"message":{}}]}`, "variants[0].name: must have 1 to 64 letters"},
