@@ -158,8 +158,9 @@ func checkLanguages(path string, languages map[string]fields) error {
 			return invalid(path+"."+name, "must be another language than "+first)
 		}
 		seen[tag.String()] = name
-		if f := languages[name]; f.check() != nil {
-			return at(path+"."+name, f.check())
+		f := languages[name]
+		if err := f.check(); err != nil {
+			return at(path+"."+name, err)
 		}
 	}
 	return nil
