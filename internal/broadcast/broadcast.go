@@ -102,6 +102,9 @@ type Audience struct {
 	Channel   string        `json:"channel,omitempty"`
 }
 
+// maxTarget is more than a provider accepts. It bounds the size of the document.
+const maxTarget = 4096
+
 // target returns the single target, and false if the audience is uploaded.
 func (a *Audience) target() (push.Target, bool) {
 	t := push.Target{Topic: a.Topic, Condition: a.Condition, Channel: a.Channel}
@@ -323,6 +326,9 @@ func (a *Audience) check() error {
 	for _, value := range [...]string{a.Topic, a.Condition, a.Channel} {
 		if value != "" {
 			set++
+		}
+		if len(value) > maxTarget {
+			return invalid("audience", fmt.Sprintf("must have values of at most %d bytes", maxTarget))
 		}
 	}
 	switch {

@@ -362,6 +362,14 @@ func TestCanaryShareIsExact(t *testing.T) {
 	}
 }
 
+func TestTargetOfBroadcastIsBounded(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	_, err := n.Create(t.Context(), app, "creator", definition(t, `{"message": {"title": "Hello"}, "audience": {"condition": "`+strings.Repeat("a", 5000)+`"}}`))
+	if e, _ := errors.AsType[*strictjson.Error](err); e == nil || e.Field != "audience" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestPauseIfAfterIsBounded(t *testing.T) {
 	n := newTestNode(t, nodeConfig{})
 	for text, want := range map[string]string{"1000000000": "", "1000000001": "pause_if.after", "18446744073709551615": "pause_if.after"} {
