@@ -5,6 +5,7 @@ package broadcast
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -468,14 +469,22 @@ func (m *Manager) appendControl(ctx context.Context, b *document) error {
 	return m.cfg.Queue.Control(ctx, b.App, b.uuid(), status, b.Revision)
 }
 
+// definition returns that of the message, or of the recall message, which is nil if there is none.
+func (b *document) definition(recall bool) *audience.Definition {
+	switch {
+	case !recall:
+		return &b.Definition.Definition
+	case b.Definition.Recall != nil:
+		return &b.Definition.Recall.Definition
+	}
+	return nil
+}
+
 // content compiles the message, or that of the recall.
 func (b *document) content(recall bool) (*audience.Content, error) {
-	d := &b.Definition.Definition
-	if recall {
-		if b.Definition.Recall == nil {
-			return nil, fmt.Errorf("broadcast: no recall message")
-		}
-		d = &b.Definition.Recall.Definition
+	d := b.definition(recall)
+	if d == nil {
+		return nil, errors.New("broadcast: no recall message")
 	}
 	return audience.Compile(d)
 }

@@ -144,12 +144,13 @@ func (m *Manager) view(ctx context.Context, b *document) (*View, error) {
 }
 
 // variantNames returns the names of the variants of the message, or of the recall message.
-func (b *document) variantNames(recall bool) []string {
-	c, err := b.content(recall)
-	if err != nil {
-		return nil
+func (b *document) variantNames(recall bool) (names []string) {
+	if d := b.definition(recall); d != nil {
+		for i := range d.Variants {
+			names = append(names, d.Variants[i].Name)
+		}
 	}
-	return c.Variants()
+	return names
 }
 
 // LineResult is what happened to a line.
