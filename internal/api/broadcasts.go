@@ -3,7 +3,6 @@
 package api
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-json-experiment/json"
 
 	"github.com/sluice-push/sluice/internal/audience"
 	"github.com/sluice-push/sluice/internal/broadcast"
@@ -72,12 +70,15 @@ func (s *server) listBroadcasts(m *broadcast.Manager, w *response, r *http.Reque
 	}{views})
 }
 
+// definitionExample is an example of the body that defines a broadcast.
+const definitionExample = `{"message":{"title":"Hello"},"audience":{"platform":"fcm"}}`
+
 func (s *server) createBroadcast(m *broadcast.Manager, w *response, r *http.Request) *problem {
-	d, p := readJSON[broadcast.Definition](s, w, r)
-	if p != nil {
+	var d broadcast.Definition
+	if p := s.decodeBody(w, r, &d, definitionExample); p != nil {
 		return p
 	}
-	v, err := m.Create(r.Context(), w.app, w.key, d)
+	v, err := m.Create(r.Context(), w.app, w.key, &d)
 	if err != nil {
 		return s.broadcastProblem(r, err)
 	}
@@ -118,11 +119,11 @@ func (s *server) replaceBroadcast(m *broadcast.Manager, w *response, r *http.Req
 	if p != nil {
 		return p
 	}
-	d, p := readJSON[broadcast.Definition](s, w, r)
-	if p != nil {
+	var d broadcast.Definition
+	if p := s.decodeBody(w, r, &d, definitionExample); p != nil {
 		return p
 	}
-	v, err := m.Replace(r.Context(), w.app, w.key, chi.URLParam(r, "id"), revision, d)
+	v, err := m.Replace(r.Context(), w.app, w.key, chi.URLParam(r, "id"), revision, &d)
 	if err != nil {
 		return s.broadcastProblem(r, err)
 	}
@@ -160,10 +161,10 @@ func (s *server) commandBroadcast(m *broadcast.Manager, w *response, r *http.Req
 		return p
 	}
 	if c.Command == broadcast.Recall && r.ContentLength != 0 {
-		body, p := readJSON[struct {
+		var body struct {
 			Recall *broadcast.RecallMessage `json:"recall"`
-		}](s, w, r)
-		if p != nil {
+		}
+		if p := s.decodeBody(w, r, &body, `{"recall":{"message":{"title":"Sorry"}}}`); p != nil {
 			return p
 		}
 		c.Recall = body.Recall
@@ -335,24 +336,6 @@ func (e *exportWriter) Write(p []byte) (int, error) {
 	e.start()
 	_ = e.control.SetWriteDeadline(time.Now().Add(e.timeout))
 	return e.w.Write(p)
-}
-
-// readJSON reads a JSON object from the body.
-func readJSON[T any](s *server, w *response, r *http.Request) (*T, *problem) {
-	if _, p := bodyType(r, "application/json"); p != nil {
-		return nil, p
-	}
-	body := bufferPool.Get().(*bytes.Buffer)
-	defer putBuffer(body)
-	if p := s.readBody(w, r, body); p != nil {
-		return nil, p
-	}
-	text := slices.Clone(body.Bytes()) // raw parts of the value refer to it
-	in := new(T)
-	if err := json.Unmarshal(text, in, strict); err != nil {
-		return nil, mapDecodeError(err, text)
-	}
-	return in, nil
 }
 
 // ifMatch returns the revision that the request expects, or 0 for any.

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"net/http"
+	"slices"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"golang.org/x/sync/errgroup"
@@ -175,11 +176,12 @@ func (s *server) decodeBody(w *response, r *http.Request, in any, example string
 	if p := s.readBody(w, r, body); p != nil {
 		return p
 	}
-	err := jsonv2.Unmarshal(body.Bytes(), in, strict)
+	text := slices.Clone(body.Bytes()) // raw parts of the value refer to it
+	err := jsonv2.Unmarshal(text, in, strict)
 	if err == nil {
 		return nil
 	}
-	p := mapDecodeError(err, body.Bytes())
+	p := mapDecodeError(err, text)
 	if p.kind == invalidField && p.field == "" {
 		p.detail = "must be one JSON object, such as " + example
 	}
