@@ -42,6 +42,9 @@ type Config struct {
 	Queue  Queue
 	// Check returns a *push.FieldError if a notification is invalid.
 	Check func(*push.Notification) error
+	// Translate returns the request that a provider gets for a notification, or nil if the app does not have
+	// the platform. Without it, previews have no requests.
+	Translate func(*push.Notification) (*Request, error)
 	// Record appends events to the history.
 	Record func(ctx context.Context, events ...push.Event) error
 	// Lease runs work while this gateway is the only one that runs it for a name, and again when it has

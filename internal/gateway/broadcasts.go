@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
@@ -16,14 +17,14 @@ import (
 var _ broadcast.Queue = (*queue.Queue)(nil)
 
 // openBroadcasts opens the broadcasts of all apps. The queue and the history are open.
-func (st *storage) openBroadcasts(ctx context.Context, cfg *config.Config, sender queue.Sender) (err error) {
+func (st *storage) openBroadcasts(ctx context.Context, cfg *config.Config, g *Gateway) (err error) {
 	leases := checkpointStore{log: st.log}
 	if !st.engine.Embedded() {
 		leases.leases = st.engine.Bucket(natsjs.KeyValueConfig{Bucket: "SLUICE_BROADCAST_LEASES", TTL: leaseTTL, Storage: natsjs.MemoryStorage})
 	}
 	c := cfg.Broadcasts
 	st.broadcasts, err = broadcast.Open(ctx, broadcast.Config{
-		Engine: st.engine, Queue: st.Queue, Check: sender.Check, Lease: leases.withLease, Logger: st.log,
+		Engine: st.engine, Queue: st.Queue, Check: g.Check, Translate: g.broadcastRequest, Lease: leases.withLease, Logger: st.log,
 		Record: func(ctx context.Context, events ...push.Event) error {
 			_, err := st.History.Append(ctx, events...)
 			return err
@@ -31,6 +32,26 @@ func (st *storage) openBroadcasts(ctx context.Context, cfg *config.Config, sende
 		MaxLines: uint64(c.MaxLines), MaxBytes: int64(c.MaxBytes), ApproveAbove: uint64(c.ApproveAbove), Retention: c.Retention,
 	})
 	return err
+}
+
+// broadcastRequest returns the request that a provider gets for n, or nil if the app does not have the
+// platform.
+func (g *Gateway) broadcastRequest(n *push.Notification) (*broadcast.Request, error) {
+	if !slices.Contains(g.platforms(n.App), n.Platform) {
+		return nil, nil
+	}
+	request, err := g.consoleRequest(n)
+	if err != nil {
+		return nil, err
+	}
+	out := &broadcast.Request{Method: request.Method, URL: request.URL, Headers: []broadcast.Header{}, Payload: string(request.Body)}
+	if request.Plaintext != nil {
+		out.Payload = string(request.Plaintext)
+	}
+	for _, f := range request.Header {
+		out.Headers = append(out.Headers, broadcast.Header(f))
+	}
+	return out, nil
 }
 
 // apiBroadcasts returns the broadcasts for the API, which are nil before open. It returns nil without a

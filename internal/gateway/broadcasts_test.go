@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,36 @@ func (g broadcastGateway) waitState(id, state string) (got map[string]any) {
 	return got
 }
 
+// testPreviews compares previews with what Apple and Google have received.
+func (g broadcastGateway) testPreviews(previews map[string]any) {
+	g.t.Helper()
+	for _, phase := range []string{"message", "recall"} {
+		var apns, fcm, webpush struct {
+			Request *broadcast.Request
+			Problem string
+		}
+		text, err := json.Marshal(previews[phase])
+		if err == nil {
+			err = json.Unmarshal(text, &[]any{&apns, &fcm, &webpush})
+		}
+		if err != nil || apns.Request == nil || fcm.Request == nil || webpush.Request != nil || webpush.Problem != "" { // the app has no Web Push
+			g.t.Fatalf("%v %s", err, text)
+		}
+		shown := map[string]string{}
+		for _, h := range apns.Request.Headers {
+			shown[h.Name] = h.Value
+		}
+		topic, id := shown["apns-topic"], shown["apns-collapse-id"]
+		if got := g.mock.Ledger().Expect(g.t, mockprovider.Query{Service: mockprovider.APNs}, 2)[0]; topic != got.Topic || !slices.Contains(got.Header, [2]string{"apns-collapse-id", id}) {
+			g.t.Errorf("%s: %v, Apple got %v", phase, shown, got.Header)
+		}
+		sent := strings.ReplaceAll(fcm.Request.Payload, "example:"+strings.Repeat("A", 134), "device:token")
+		if all := g.mock.Ledger().Expect(g.t, mockprovider.Query{Service: mockprovider.FCM}, 2); !slices.ContainsFunc(all, func(e mockprovider.Entry) bool { return e.Body == sent }) {
+			g.t.Errorf("%s: %s, Google got %s and %s", phase, sent, all[0].Body, all[1].Body)
+		}
+	}
+}
+
 const broadcastBody = `{"name":"Sale","message":{"title":"Hello {{name|there}}","tags":["sale"]},"recall":{"message":{"title":"Sorry"}}}`
 
 // TestBroadcastReplacesItselfOnRecall sends a broadcast to Apple and Google, finds it in the history and the
@@ -65,6 +96,7 @@ func TestBroadcastReplacesItselfOnRecall(t *testing.T) {
 	g := newBroadcastGateway(t)
 	created := g.want(201, "POST", "", broadcastBody)
 	id := created["id"].(string)
+	previews := g.want(200, "GET", "/"+id+"/preview", "")
 	audience := fmt.Sprintf(`{"platform":"apns","token":%q,"key":"ann","variables":{"name":"Ann"}}`+"\n"+`{"platform":"fcm","token":"device:token"}`+"\n", deviceToken)
 	g.want(200, "PUT", "/"+id+"/audience", audience, "Content-Type", "application/x-ndjson")
 	g.want(200, "POST", "/"+id+"/validate", "")
@@ -110,6 +142,7 @@ func TestBroadcastReplacesItselfOnRecall(t *testing.T) {
 	if len(collapse) != 2 || collapse[0] != collapse[1] || tags[0] == "" || tags[0] != tags[1] {
 		t.Errorf("collapse IDs %q, tags %q", collapse, tags)
 	}
+	g.testPreviews(previews)
 	_, found := g.request("GET", "?tag=sale", "")
 	if all := found["notifications"].([]any); len(all) != 2 {
 		t.Errorf("%d notifications with the tag", len(all))

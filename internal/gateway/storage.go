@@ -90,8 +90,8 @@ func (st *storage) apiHistory() api.History {
 	return st
 }
 
-// open opens the engine, the history, the queue and the keys. The queue sends due notifications with sender.
-func (st *storage) open(ctx context.Context, snap *snapshot, sender queue.Sender, log *slog.Logger) (err error) {
+// open opens the engine, the history, the queue and the keys. The queue sends due notifications with g.
+func (st *storage) open(ctx context.Context, snap *snapshot, g *Gateway, log *slog.Logger) (err error) {
 	if st == nil {
 		return nil
 	}
@@ -113,14 +113,14 @@ func (st *storage) open(ctx context.Context, snap *snapshot, sender queue.Sender
 	}
 	settleTime := max(2*time.Minute, cfg.Limits.SendTimeout+time.Minute)
 	st.Queue, err = queue.Open(ctx, queue.Config{
-		Engine: st.engine, Log: st.eventLog, Checkpoint: checkpointFile(cfg), Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
+		Engine: st.engine, Log: st.eventLog, Checkpoint: checkpointFile(cfg), Journal: historyJournal{st.History}, Sender: g, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
 		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, SettleTime: settleTime, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err == nil {
 		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue, ClaimTTL: 5 * settleTime / 2})
 	}
 	if err == nil {
-		err = st.openBroadcasts(ctx, cfg, sender)
+		err = st.openBroadcasts(ctx, cfg, g)
 	}
 	if err == nil {
 		err = st.audit.Open(ctx, st.engine)
