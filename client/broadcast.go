@@ -4,6 +4,7 @@ package client
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -80,6 +81,27 @@ func (b *Broadcast) UnmarshalJSON(text []byte) error {
 	err := json.Unmarshal(text, (*plain)(b))
 	b.JSON = append([]byte(nil), text...)
 	return err
+}
+
+// Definition returns the definition in JSON, which Broadcasts.Create and Broadcasts.Replace take.
+func (b *Broadcast) Definition() (json.RawMessage, error) {
+	var d struct {
+		Name     json.RawMessage `json:"name,omitempty"`
+		Language json.RawMessage `json:"language,omitempty"`
+		Message  json.RawMessage `json:"message,omitempty"`
+		Variants json.RawMessage `json:"variants,omitempty"`
+		Audience json.RawMessage `json:"audience,omitempty"`
+		Schedule json.RawMessage `json:"schedule,omitempty"`
+		Rate     json.RawMessage `json:"rate,omitempty"`
+		Canary   json.RawMessage `json:"canary,omitempty"`
+		PauseIf  json.RawMessage `json:"pause_if,omitempty"`
+		Recall   json.RawMessage `json:"recall,omitempty"`
+	}
+	err := json.Unmarshal(b.JSON, &d)
+	if err != nil {
+		return nil, fmt.Errorf("client: definition of a broadcast: %w", err)
+	}
+	return json.Marshal(d)
 }
 
 // Current returns the counts of what is going on: those of the recall if it has begun. It returns nil
@@ -167,4 +189,47 @@ type InvalidLine struct {
 	Reason string `json:"reason"`
 	Field  string `json:"field"`
 	Detail string `json:"detail"`
+}
+
+// BroadcastPreviews are how the messages of a broadcast look.
+type BroadcastPreviews struct {
+	Message []BroadcastPreview `json:"message"`
+	Recall  []BroadcastPreview `json:"recall"` // empty without a recall message
+}
+
+// BroadcastPreview is how a message looks for one platform, variant and language.
+type BroadcastPreview struct {
+	Platform push.Platform `json:"platform"`
+	Variant  string        `json:"variant"`
+	Language string        `json:"language"`
+	// Missing are the variables without a default. The text has their names instead.
+	Missing []string `json:"missing"`
+	// Request is what the provider gets, and Problem says why it cannot be made. Without both, the
+	// broadcast does not reach the platform.
+	Request  *BroadcastRequest `json:"request"`
+	Problem  string            `json:"problem"`
+	Warnings []push.Warning    `json:"warnings"`
+
+	// JSON is the preview as the gateway sent it, with the notification.
+	JSON json.RawMessage `json:"-"`
+}
+
+// UnmarshalJSON reads the JSON of the gateway and keeps it.
+func (p *BroadcastPreview) UnmarshalJSON(text []byte) error {
+	type plain BroadcastPreview
+	err := json.Unmarshal(text, (*plain)(p))
+	p.JSON = append([]byte(nil), text...)
+	return err
+}
+
+// BroadcastRequest is what a provider gets for a message, without the credential.
+type BroadcastRequest struct {
+	Method  string `json:"method"`
+	URL     string `json:"url"`
+	Headers []struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	} `json:"headers"`
+	// Payload is the body; for Web Push, before its encryption.
+	Payload string `json:"payload"`
 }

@@ -50,6 +50,34 @@ func (b *Broadcasts) Create(ctx context.Context, definition any) (*Broadcast, er
 	return b.change(ctx, broadcastRequest{method: http.MethodPost, body: body, once: true})
 }
 
+// Replace replaces the definition of a broadcast that has not started, and returns it as a draft: it must be
+// validated again. The audience stays. Unless ifMatch is empty, it is the ETag that the broadcast must have;
+// otherwise the error has the type precondition-failed.
+func (b *Broadcasts) Replace(ctx context.Context, id string, definition any, ifMatch string) (*Broadcast, error) {
+	body, err := json.Marshal(definition)
+	if err != nil {
+		return nil, fmt.Errorf("client: definition of a broadcast: %w", err)
+	}
+	// A repeated request would fail, because the first one has changed the ETag.
+	return b.change(ctx, broadcastRequest{method: http.MethodPut, path: "/" + url.PathEscape(id), header: ifMatchHeader(ifMatch), body: body, once: ifMatch != ""})
+}
+
+func ifMatchHeader(tag string) http.Header {
+	h := http.Header{}
+	if tag != "" {
+		h.Set("If-Match", tag)
+	}
+	return h
+}
+
+// Preview returns how the messages of a broadcast look for all platforms, variants and languages, and what
+// the providers get.
+func (b *Broadcasts) Preview(ctx context.Context, id string) (*BroadcastPreviews, error) {
+	previews := new(BroadcastPreviews)
+	_, err := b.call(ctx, broadcastRequest{method: http.MethodGet, path: "/" + url.PathEscape(id) + "/preview"}, previews)
+	return previews, err
+}
+
 // List returns all broadcasts that are stored, the newest first.
 func (b *Broadcasts) List(ctx context.Context) ([]*Broadcast, error) {
 	var list struct {
@@ -83,10 +111,7 @@ type CommandOptions struct {
 // Do executes a command. When it returns, the change is on disk. The error has the type not-possible if
 // the state of the broadcast does not allow the command.
 func (b *Broadcasts) Do(ctx context.Context, id string, command BroadcastCommand, options CommandOptions) (*Broadcast, error) {
-	r := broadcastRequest{method: http.MethodPost, path: "/" + url.PathEscape(id) + "/" + url.PathEscape(string(command)), header: http.Header{}}
-	if options.IfMatch != "" {
-		r.header.Set("If-Match", options.IfMatch)
-	}
+	r := broadcastRequest{method: http.MethodPost, path: "/" + url.PathEscape(id) + "/" + url.PathEscape(string(command)), header: ifMatchHeader(options.IfMatch)}
 	if options.Recall != nil {
 		var err error
 		if r.body, err = json.Marshal(map[string]any{"recall": options.Recall}); err != nil {

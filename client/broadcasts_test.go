@@ -66,6 +66,22 @@ func TestBroadcastReachesEachDeviceOnce(t *testing.T) {
 		t.Fatalf("%+v %v", created, err)
 	}
 
+	definition, err := created.Definition()
+	if err != nil || bytes.Contains(definition, []byte(`"state"`)) {
+		t.Fatalf("%s %v", definition, err)
+	}
+	replaced, err := b.Replace(t.Context(), created.ID, definition, created.ETag)
+	if err != nil || replaced.ETag == created.ETag || replaced.Name != "sale" {
+		t.Fatalf("%+v %v", replaced, err)
+	}
+	previews, err := b.Preview(t.Context(), created.ID)
+	if err != nil || len(previews.Message) != 3 || len(previews.Recall) != 3 {
+		t.Fatalf("%+v %v", previews, err)
+	}
+	if apns, fcm := previews.Message[0], previews.Message[1]; apns.Request == nil || !strings.Contains(apns.Request.Payload, `"Sale"`) || !bytes.Contains(apns.JSON, []byte(`"notification"`)) || fcm.Request != nil || fcm.Problem != "" {
+		t.Errorf("%+v %+v", apns, fcm) // the app has only APNs
+	}
+
 	base, err := url.Parse(h.url())
 	if err != nil {
 		t.Fatal(err)
@@ -164,6 +180,10 @@ func TestBroadcastErrors(t *testing.T) {
 		}},
 		{"precondition-failed", func() error {
 			_, err := b.Do(t.Context(), created.ID, client.CommandValidate, client.CommandOptions{IfMatch: `"7777777"`})
+			return err
+		}},
+		{"precondition-failed", func() error {
+			_, err := b.Replace(t.Context(), created.ID, map[string]any{"message": map[string]string{"title": "Sale"}}, `"7777777"`)
 			return err
 		}},
 		{"not-possible", func() error {
