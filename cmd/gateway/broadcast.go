@@ -30,6 +30,8 @@ type broadcastCmd struct {
 	Timeout time.Duration `default:"60s" help:"How long to wait for a response, or during an upload for progress."`
 
 	Create   createBroadcastCmd  `cmd:"" help:"Create a broadcast from a definition in JSON, and print its ID."`
+	Update   updateBroadcastCmd  `cmd:"" help:"Replace the definition of a broadcast that has not started."`
+	Preview  previewBroadcastCmd `cmd:"" help:"Print what the providers get, for each platform, variant and language."`
 	Upload   uploadBroadcastCmd  `cmd:"" help:"Upload the audience of a broadcast."`
 	Validate broadcastStepCmd    `cmd:"" help:"Check the audience, wait for the result, and print the lines that cannot be sent."`
 	Approve  broadcastStepCmd    `cmd:"" help:"Approve a large broadcast of another caller. The key needs the scope approve."`
@@ -42,6 +44,7 @@ type broadcastCmd struct {
 	Show     showBroadcastCmd    `cmd:"" help:"Print a broadcast with its progress and the failures by reason."`
 	Results  broadcastResultsCmd `cmd:"" help:"Export what happened to each line of the audience."`
 	Devices  broadcastDevicesCmd `cmd:"" help:"Estimate the unique devices of broadcasts, of each and of all together."`
+	Delete   deleteBroadcastCmd  `cmd:"" help:"Delete a broadcast that has not started, or has ended, with its audience and results."`
 }
 
 // Help returns the description and examples.
@@ -50,12 +53,13 @@ func (broadcastCmd) Help() string {
 
     export SLUICE_KEY=slk_...
     id=$(gateway broadcast create --app demo broadcast.json)
+    gateway broadcast preview --app demo $id --platform fcm
     gateway broadcast upload --app demo $id audience.ndjson
     gateway broadcast validate --app demo $id
     gateway broadcast start --app demo $id
     gateway broadcast show --app demo $id --watch
 
-All commands except recall can be repeated: a command that has had its effect changes nothing.`
+All commands except create, recall and delete can be repeated: a command that has had its effect changes nothing.`
 }
 
 // connect returns the broadcasts of the app.
@@ -147,6 +151,36 @@ func (s createBroadcastCmd) Run(p process, c *broadcastCmd) error {
 			c.printJSON(p, created.JSON)
 		} else if err == nil {
 			printf(p.stdout, "%s\n", created.ID)
+		}
+		return err
+	})
+}
+
+type updateBroadcastCmd struct {
+	broadcastID
+	File string `arg:"" type:"existingfile" help:"New definition of the broadcast: a JSON object."`
+}
+
+// Help returns the description and examples.
+func (updateBroadcastCmd) Help() string {
+	return `Example:
+
+    gateway broadcast show --app demo ID --definition >broadcast.json
+    gateway broadcast update --app demo ID broadcast.json
+
+The new definition replaces the whole old one. The uploaded audience stays. The broadcast is a draft afterwards: validate it again.`
+}
+
+// Run replaces the definition and prints the broadcast.
+func (s updateBroadcastCmd) Run(p process, c *broadcastCmd) error {
+	definition, err := readJSONFile(s.File)
+	if err != nil {
+		return err
+	}
+	return c.call(p, func(ctx context.Context, b *client.Broadcasts) error {
+		updated, err := b.Replace(ctx, s.ID, definition, "")
+		if err == nil {
+			c.print(p, updated)
 		}
 		return err
 	})
@@ -415,10 +449,18 @@ func (listBroadcastsCmd) Run(p process, c *broadcastCmd) error {
 	})
 }
 
+type deleteBroadcastCmd struct{ broadcastID }
+
+// Run deletes the broadcast.
+func (s deleteBroadcastCmd) Run(p process, c *broadcastCmd) error {
+	return c.call(p, func(ctx context.Context, b *client.Broadcasts) error { return b.Delete(ctx, s.ID) })
+}
+
 type showBroadcastCmd struct {
 	broadcastID
-	Watch    bool          `help:"Refresh until all notifications have ended."`
-	Interval time.Duration `default:"1s" help:"Time between two refreshes."`
+	Definition bool          `xor:"watch" help:"Print only the definition in JSON, which create and update take."`
+	Watch      bool          `xor:"watch" help:"Refresh until all notifications have ended."`
+	Interval   time.Duration `default:"1s" help:"Time between two refreshes."`
 }
 
 // Run prints the broadcast, with --watch until it has ended.
@@ -437,6 +479,11 @@ func (s showBroadcastCmd) Run(p process, c *broadcastCmd) error {
 			return nil
 		case err != nil:
 			return c.userError(err)
+		}
+		if s.Definition {
+			definition, err := v.Definition()
+			c.printJSON(p, definition)
+			return err
 		}
 		last := !s.Watch || v.IsFinished()
 		switch {

@@ -52,6 +52,7 @@ func TestBroadcastCommands(t *testing.T) {
 	b.run(2, "", "no such file", "create", "nowhere.json")
 	id := strings.TrimSpace(b.run(0, "", "", "create", writeTemp(t, "sale.json", broadcastDefinition)))
 	b.run(1, "", "not-possible: the audience is not uploaded completely", "validate", id)
+	b.testDefinition(id)
 	file := audienceFile(t, devices)
 	b.run(1, "", "not-found", "upload", "01a22d66-c53c-8acb-97c2-7d90ad8c5c00", file)
 	b.run(0, "", "uploaded in", "upload", id, file)
@@ -98,8 +99,50 @@ func TestBroadcastCommands(t *testing.T) {
 	for _, command := range []string{"start", "resume", "cancel"} {
 		b.run(1, "", "not-possible: "+command+" is not possible", command, id)
 	}
+	b.run(1, "", "not-possible: the definition can be replaced only before the broadcast starts", "update", id, writeTemp(t, "sale.json", broadcastDefinition))
+	b.run(0, "", "", "delete", id)
+	b.run(1, "", "not-found", "delete", id)
 	b.run(1, "", "missing-scope: this request needs a caller with the scope approve", "approve", id)
 	b.run(1, "", "no response", "list", "--url", "http://127.0.0.1:1")
+}
+
+// testDefinition replaces the definition of a draft, prints what the providers get, and restores it.
+func (b *broadcasts) testDefinition(id string) {
+	original := b.run(0, `"Spring sale"`, "", "show", id, "--definition")
+	if strings.Contains(original, "state") {
+		b.Errorf("not only the definition: %s", original)
+	}
+	b.run(2, "", "message", "update", id, writeTemp(b.T, "bad.json", `{}`))
+	b.run(0, "draft", "", "update", id, writeTemp(b.T, "variants.json", `{"language":"en","variants":[
+		{"name":"short","weight":1,"message":{"title":"Sale","languages":{"de":{"title":"Rabatt, {{name}}"}}}},
+		{"name":"long","weight":1,"message":{"title":"Sale","body":"<b>Now</b>","languages":{"de":{"body":"Jetzt"}}}}],"recall":{"message":{"title":"Sorry"}}}`))
+	b.run(0, `"title": "Rabatt, name"`, "", "preview", id, "--platform", "fcm", "--variant", "short", "--language", "de")
+	b.run(0, "variables without a default: name", "", "preview", id)
+	b.run(0, `"body": "<b>Now</b>"`, "", "preview", id, "--platform", "apns", "--variant", "long", "--language", "en")
+	b.run(0, `Sorry`, "", "preview", id, "--platform", "webpush", "--recall")
+	b.run(2, "", "--variant must be one of those of the broadcast: long, short", "preview", id, "--variant", "tall")
+	b.run(2, "", "--language must be one of those of the broadcast: it has none", "preview", id, "--recall", "--language", "de")
+	var all []struct {
+		Platform, Variant, Language string
+		Request                     struct {
+			URL     string
+			Headers []struct{ Name, Value string }
+			Payload string
+		}
+	}
+	text := b.run(0, "", "", "preview", id, "--json")
+	if err := json.Unmarshal([]byte(text), &all); err != nil || len(all) != 3*2*2 {
+		b.Fatalf("%v %s", err, text)
+	}
+	for _, preview := range all {
+		if preview.Request.URL == "" || preview.Request.Payload == "" || len(preview.Request.Headers) == 0 {
+			b.Errorf("%+v", preview)
+		}
+	}
+	b.run(0, "draft", "", "update", id, writeTemp(b.T, "original.json", original))
+	if got := b.run(0, "", "", "show", id, "--definition"); got != original {
+		b.Errorf("%s, want %s", got, original)
+	}
 }
 
 func TestRecallAsksInATerminal(t *testing.T) {
