@@ -4,6 +4,7 @@ package jetstream
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 )
@@ -73,7 +75,15 @@ func verifyServer(ctx context.Context, cfg Config, sizes map[string]int64) (foun
 	if err != nil {
 		return "", fmt.Errorf("jetstream: %w", err)
 	}
-	conn, err := nats.Connect(cfg.URL, append(auth, nats.Name("sluice check"), nats.Timeout(timeout))...)
+	// The server does not answer a request that the user may not send.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	denied := func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			cancel(err)
+		}
+	}
+	conn, err := nats.Connect(cfg.URL, append(auth, nats.Name("sluice check"), nats.Timeout(timeout), nats.ErrorHandler(denied))...)
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return "", errors.New("jetstream: the URL is invalid") // the error contains the password
 	}
@@ -86,6 +96,9 @@ func verifyServer(ctx context.Context, cfg Config, sizes map[string]int64) (foun
 		return "", fmt.Errorf("jetstream: %w", err)
 	}
 	if _, err := js.AccountInfo(ctx); err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, nats.ErrPermissionViolation) {
+			return "", fmt.Errorf("jetstream: %w", cause)
+		}
 		return "", fmt.Errorf("jetstream: JetStream (is it enabled?): %w", err)
 	}
 	missing, err := missingBytes(ctx, js, sizes)
@@ -97,9 +110,38 @@ func verifyServer(ctx context.Context, cfg Config, sizes map[string]int64) (foun
 	}
 	found = "connected to NATS " + conn.ConnectedServerVersion()
 	if err != nil { // such as a user that may create only the streams of the gateway
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
 		return fmt.Sprintf("%s; the storage for the streams is not verified: %v", found, err), nil
 	}
 	return found + ", which has the storage for the streams", nil
+}
+
+// Fix returns what to do about an error of Verify for a server.
+func Fix(err error) string {
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		return "set queue.nats.ca_file to the certificate authority of the servers"
+	}
+	switch {
+	case errors.Is(err, nats.ErrAuthorization):
+		return "the servers refuse the user: correct the user and the password in the URL, queue.nats.credentials_file, nkey_file or cert_file"
+	case errors.Is(err, nats.ErrPermissionViolation):
+		return "allow the user the subjects that a gateway needs: docs/operations.md, The queue"
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return "the servers have no TLS: use nats:// in the URL, or configure TLS in the servers"
+	case errors.Is(err, natsjs.ErrJetStreamNotEnabled), errors.Is(err, natsjs.ErrJetStreamNotEnabledForAccount):
+		return "enable JetStream in the configuration of the servers, and for the account of the user"
+	}
+	if refused, ok := errors.AsType[*natsjs.APIError](err); ok {
+		switch natsserver.ErrorIdentifier(refused.ErrorCode) {
+		case natsserver.JSStreamReplicasNotSupportedErr, natsserver.JSClusterNoPeersErrF:
+			return "set queue.nats.replicas to at most the number of servers, or start the missing servers of the cluster"
+		case natsserver.JSStorageResourcesExceededErr, natsserver.JSInsufficientResourcesErr:
+			return "raise max_file_store of the servers or the limit of the account, or lower queue.max_bytes and history.max_bytes"
+		}
+	}
+	return "check the URL and the credentials of the cluster, and that it has JetStream with enough storage for this account"
 }
 
 // missingBytes returns how much the streams need in addition to what existing ones have reserved.
