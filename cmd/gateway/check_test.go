@@ -52,11 +52,11 @@ func checkLines(t *testing.T, path, key string) (lines string, code int) {
 	return lines, code
 }
 
-// startNATS starts a server with this much file storage.
-func startNATS(t *testing.T, storage int64) string {
+// startNATS starts a server with this much file storage, and with users if there are any.
+func startNATS(t *testing.T, storage int64, users ...*server.User) string {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: storage > 0, JetStreamMaxStore: storage, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: storage > 0, JetStreamMaxStore: storage, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, Users: users,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -87,6 +87,39 @@ func TestCheckFindsWhatServeFailsOn(t *testing.T) {
 	} {
 		if lines, code := checkLines(t, writeStorageConfig(t, c.lines), c.key); code != 1 || !strings.HasPrefix(lines, "FAIL") || !strings.Contains(lines, c.want) || strings.Contains(lines, "hunter2") {
 			t.Errorf("%s: exit code %d, %q, want %q", c.lines, code, lines, c.want)
+		}
+	}
+}
+
+// TestCheckNamesFix compares what check advises for mistakes on this machine and in NATS.
+func TestCheckNamesFix(t *testing.T) {
+	users := []*server.User{
+		{Username: "sluice", Password: "right"},
+		{Username: "other", Password: "right", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{"other"}}}},
+	}
+	address := strings.TrimPrefix(startNATS(t, 64<<20, users...), "nats://")
+	for _, c := range []struct{ lines, seen, fix string }{
+		{"queue: {nats: {url: 'nats://sluice:hunter2@" + address + "'}}", "Authorization Violation", "the servers refuse the user: correct the user and the password"},
+		{"queue: {nats: {url: 'nats://" + address + "'}}", "Authorization Violation", "queue.nats.credentials_file, nkey_file"},
+		{"queue: {nats: {url: 'nats://other:right@" + address + "'}}", `Permissions Violation for Publish to "$JS.API.INFO"`, "allow the user the subjects"},
+		{"queue: {nats: {url: 'tls://sluice:right@" + address + "'}}", "secure connection not available", "use nats:// in the URL"},
+		{"queue: {nats: {url: 'nats://sluice:right@" + address + "', replicas: 1}}", "cannot store", "raise max_file_store"},
+		{"queue: {nats: {url: 'nats://sluice:right@" + address + "'}, max_bytes: 1MiB}\nhistory: {max_bytes: 1MiB}", "with 3 replicas", "at most the number of servers"},
+		{"queue: {nats: {url: '" + startNATS(t, 0) + "'}}", "is it enabled?", "enable JetStream in the configuration of the servers"},
+		{"zone: ''\nlisten: " + address, "address already in use", "stop the process that uses the address (ss -ltnp shows it)"},
+		{"zone: ''\nlisten: 192.0.2.1:8080", "cannot assign requested address", "set an address of this machine"},
+	} {
+		path := writeStorageConfig(t, c.lines)
+		text, err := os.ReadFile(path)
+		if err == nil && strings.Count(string(text), "\nlisten: ") > 0 {
+			err = os.WriteFile(path, []byte(strings.Replace(string(text), "listen: 127.0.0.1:0\n", "", 1)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, stdout, stderr := runGateway(t, nil, "check", "-c", path, "--timeout", "5s")
+		if !strings.Contains(stdout, c.seen) || !strings.Contains(stdout, "      fix: ") || !strings.Contains(stdout, c.fix) || stderr != "" || strings.Contains(stdout, "hunter2") {
+			t.Errorf("%s: want %q and %q in\n%s%s", c.lines, c.seen, c.fix, stdout, stderr)
 		}
 	}
 }

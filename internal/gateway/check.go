@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -64,8 +65,8 @@ func (g *Gateway) Checks() []Check {
 // localChecks returns the checks that need no provider.
 func localChecks(snap *snapshot) []Check {
 	checks := []Check{
-		{Key: "listen", Verify: verifyListen(snap.cfg.Listen)},
-		{Key: "admin.listen", Verify: verifyListen(snap.cfg.Admin.Listen)},
+		{Key: "listen", Verify: verifyListen("listen", snap.cfg.Listen)},
+		{Key: "admin.listen", Verify: verifyListen("admin.listen", snap.cfg.Admin.Listen)},
 	}
 	checks = append(checks, tlsChecks(snap)...)
 	checks = append(checks, timeoutChecks(snap.cfg)...)
@@ -92,7 +93,7 @@ func withApps(cfg *config.Config, checks []Check) []Check {
 }
 
 // verifyListen verifies that an address is free by listening on it for a moment.
-func verifyListen(address config.Address) func(context.Context) (string, error) {
+func verifyListen(key string, address config.Address) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		if network, name := address.Split(); network == "systemd" {
 			return "systemd must pass a socket with the name " + name + " to gateway serve", nil
@@ -100,7 +101,11 @@ func verifyListen(address config.Address) func(context.Context) (string, error) 
 		l, err := listen(ctx, address, "0600")
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			return "", fmt.Errorf("%w (is a gateway running here already?)", err)
+			return "", &Problem{key, err.Error() + " (is a gateway running here already?)", "stop the process that uses the address (ss -ltnp shows it), or set another one"}
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return "", &Problem{key, err.Error(), "set an address of this machine (ip address shows them), or 0.0.0.0 for all"}
+		case errors.Is(err, fs.ErrPermission):
+			return "", &Problem{key, err.Error(), "use a port above 1023, a folder for the socket that the user of the gateway may write, or a socket of systemd (docs/operations.md)"}
 		case err != nil:
 			return "", err
 		}
@@ -198,9 +203,11 @@ func storageChecks(cfg *config.Config) (checks []Check) {
 		return nil
 	}
 	engine, index := storageConfig(cfg)
-	key, fix := "queue.dir", "use a folder that the user of the gateway may write, on a disk with enough free space; only one gateway can use it"
+	key, fixOf := "queue.dir", func(error) string {
+		return "use a folder that the user of the gateway may write, on a disk with enough free space; only one gateway can use it"
+	}
 	if engine.URL != "" {
-		key, fix = "queue.nats.url", "check the URL and the credentials of the cluster, and that it has JetStream with enough storage for this account"
+		key, fixOf = "queue.nats.url", jetstream.Fix
 	}
 	checks = append(checks, Check{Key: key, Verify: func(ctx context.Context) (string, error) {
 		found, err := jetstream.Verify(ctx, engine, map[string]int64{
@@ -210,7 +217,7 @@ func storageChecks(cfg *config.Config) (checks []Check) {
 			err = fmt.Errorf("%w (is a gateway running here already?)", err)
 		}
 		if err != nil {
-			return "", &Problem{key, err.Error(), fix}
+			return "", &Problem{key, err.Error(), fixOf(err)}
 		}
 		return found, nil
 	}})
