@@ -157,7 +157,12 @@ type KeyUse struct {
 func (l *Log) KeyUses(ctx context.Context) ([]KeyUse, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	info, err := l.stream.Info(ctx, natsjs.WithSubjectFilter(l.prefix+">"))
+	return keyUses(ctx, l.stream, l.prefix+">")
+}
+
+// keyUses returns the keys that messages of a stream need, in ascending order.
+func keyUses(ctx context.Context, stream natsjs.Stream, filter string) ([]KeyUse, error) {
+	info, err := stream.Info(ctx, natsjs.WithSubjectFilter(filter))
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
@@ -193,10 +198,8 @@ func (l *Log) CheckKeys(ctx context.Context, keys *keyring.Ring) error {
 	if err != nil {
 		return err
 	}
-	for _, use := range uses {
-		if !keys.Has(use.Key) {
-			return fmt.Errorf("jetstream: %d messages of %s are encrypted: %w", use.Messages, l.stream.CachedInfo().Config.Name, &keyring.MissingKeyError{ID: use.Key})
-		}
+	if err := checkUses(l.stream, uses, keys); err != nil {
+		return err
 	}
 	if keys.Current() == nil {
 		return nil
@@ -211,6 +214,16 @@ func (l *Log) CheckKeys(ctx context.Context, keys *keyring.Ring) error {
 		_, err = l.engine.js.UpdateStream(ctx, cfg)
 		return err
 	})
+}
+
+// checkUses returns an error if a key that the messages of a stream need is missing.
+func checkUses(stream natsjs.Stream, uses []KeyUse, keys *keyring.Ring) error {
+	for _, use := range uses {
+		if !keys.Has(use.Key) {
+			return fmt.Errorf("jetstream: %d messages of %s are encrypted: %w", use.Messages, stream.CachedInfo().Config.Name, &keyring.MissingKeyError{ID: use.Key})
+		}
+	}
+	return nil
 }
 
 // isMarked reports whether the stream has or had encrypted messages. The mark is a setting that cannot be

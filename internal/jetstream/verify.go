@@ -16,6 +16,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/internal/keyring"
 )
 
 // Verify reports whether Open would succeed with cfg, and streams of these sizes in bytes would fit,
@@ -101,7 +103,10 @@ func verifyServer(ctx context.Context, cfg Config, sizes map[string]int64) (foun
 		}
 		return "", fmt.Errorf("jetstream: JetStream (is it enabled?): %w", err)
 	}
-	missing, err := missingBytes(ctx, js, sizes)
+	missing, err := missingBytes(ctx, js, cfg.Keys, sizes)
+	if _, lacks := errors.AsType[*keyring.MissingKeyError](err); lacks {
+		return "", err
+	}
 	if err == nil && missing > 0 {
 		err = reserveForAMoment(ctx, js, max(cfg.Replicas, 1), missing)
 	}
@@ -144,8 +149,9 @@ func Fix(err error) string {
 	return "check the URL and the credentials of the cluster, and that it has JetStream with enough storage for this account"
 }
 
-// missingBytes returns how much the streams need in addition to what existing ones have reserved.
-func missingBytes(ctx context.Context, js natsjs.JetStream, sizes map[string]int64) (missing int64, err error) {
+// missingBytes returns how much the streams need in addition to what existing ones have reserved. The error
+// is a *keyring.MissingKeyError if the messages of one need another key.
+func missingBytes(ctx context.Context, js natsjs.JetStream, keys *keyring.Ring, sizes map[string]int64) (missing int64, err error) {
 	for name, size := range sizes {
 		stream, err := js.Stream(ctx, name)
 		switch {
@@ -155,6 +161,13 @@ func missingBytes(ctx context.Context, js natsjs.JetStream, sizes map[string]int
 			return 0, err
 		default:
 			missing += max(size-max(stream.CachedInfo().Config.MaxBytes, 0), 0)
+			uses, err := keyUses(ctx, stream, ">")
+			if err == nil {
+				err = checkUses(stream, uses, keys)
+			}
+			if err != nil {
+				return 0, err
+			}
 		}
 	}
 	return missing, nil
