@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/keyring"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/providers/webpush"
@@ -73,7 +74,7 @@ func localChecks(snap *snapshot) []Check {
 	checks = append(checks, proxyChecks(snap)...)
 	checks = append(checks, issuerChecks(snap)...)
 	checks = append(checks, snap.traceExport.checks()...)
-	checks = append(checks, storageChecks(snap.cfg)...)
+	checks = append(checks, storageChecks(snap.cfg, snap.keys)...)
 	if keys := snap.keys; keys != nil {
 		checks = append(checks, Check{Key: encryptionKey, Verify: func(context.Context) (string, error) { return describeKeys(keys), nil }})
 	}
@@ -198,11 +199,12 @@ func timeoutChecks(cfg *config.Config) (checks []Check) {
 }
 
 // storageChecks returns the checks of the queue and the history.
-func storageChecks(cfg *config.Config) (checks []Check) {
+func storageChecks(cfg *config.Config, keys *keyring.Ring) (checks []Check) {
 	if !hasQueue(cfg) {
 		return nil
 	}
 	engine, index := storageConfig(cfg)
+	engine.Keys = keys
 	key, fixOf := "queue.dir", func(error) string {
 		return "use a folder that the user of the gateway may write, on a disk with enough free space; only one gateway can use it"
 	}
@@ -213,6 +215,9 @@ func storageChecks(cfg *config.Config) (checks []Check) {
 		found, err := jetstream.Verify(ctx, engine, map[string]int64{
 			queue.Streams()[0]: int64(cfg.Queue.MaxBytes), history.Stream: int64(cfg.History.MaxBytes),
 		})
+		if _, lacks := errors.AsType[*keyring.MissingKeyError](err); lacks {
+			return "", &Problem{encryptionKey + ".key_files", err.Error(), "add the file that names the missing key in its first line"}
+		}
 		if errors.Is(err, jetstream.ErrLocked) {
 			err = fmt.Errorf("%w (is a gateway running here already?)", err)
 		}

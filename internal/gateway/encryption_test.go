@@ -297,6 +297,9 @@ func TestGatewayLacksKeyOfCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if found := runChecks(t, again); !strings.Contains(found, "the key "+second.ID().String()+" is missing") {
+		t.Errorf("check: %s", found)
+	}
 	if err := again.Run(t.Context()); err == nil || !isExplained(err.Error()) {
 		t.Error(err)
 	}
