@@ -119,6 +119,7 @@ func (l *Log) readUntil(ctx context.Context, seq, last uint64, f func(*Message) 
 func (l *Log) readStream(ctx context.Context, seq uint64, f func(natsjs.Msg, *natsjs.MsgMetadata) error) error {
 	consumer, err := l.stream.OrderedConsumer(ctx, natsjs.OrderedConsumerConfig{
 		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: max(seq, 1),
+		MaxResetAttempts: 1, // the caller retries: the attempts of the consumer do not end with ctx
 	})
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)

@@ -3,7 +3,10 @@
 package jetstream_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -14,6 +17,40 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
+
+// messageHandler passes on the texts of log lines that its channel has room for.
+type messageHandler struct {
+	slog.Handler
+	messages chan string
+}
+
+func (h messageHandler) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case h.messages <- r.Message:
+	default:
+	}
+	return nil
+}
+
+// TestLogEndsWhileStreamCannotBeRead deletes the stream: as without a leader, there can be no consumer. The
+// log ends nevertheless.
+func TestLogEndsWhileStreamCannotBeRead(t *testing.T) {
+	h := messageHandler{slog.NewTextHandler(io.Discard, nil), make(chan string, 100)}
+	url := jetstreamtest.StartServer(t)
+	f, other := openLogAt(t, jetstream.Config{URL: url, Logger: slog.New(h)}), openLogAt(t, jetstream.Config{URL: url})
+	if _, err := other.Append(t.Context(), textRecord("text")); err != nil {
+		t.Fatal(err)
+	}
+	testwait.Until(t, func() bool { return f.LastSeq() == 1 }, "the log has read the message of the other one")
+	other.stop()
+	if err := f.engine.JetStream().DeleteStream(t.Context(), logStream().Name); err != nil {
+		t.Fatal(err)
+	}
+	for message := ""; message != "cannot read the stream; retrying"; {
+		message = testwait.For(t, h.messages, "the log says that it cannot read the stream")
+	}
+	testwait.Call(t, f.stop, "the end of the log")
+}
 
 // checkFollowers appends records with two logs of one cluster, while disturb stops and starts servers. Each
 // record is stored once, at the offset that Append returns, and both logs get all messages in the same order,
