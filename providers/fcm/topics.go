@@ -43,7 +43,7 @@ const maxPageToken = 2048
 
 // CheckTopic checks the name of a topic. The error is a *push.FieldError.
 func CheckTopic(topic string) error {
-	if !isTopic(topic) {
+	if !isTopic(topic) || topic == "." || topic == ".." { // a topic is the last part of a path
 		return invalid("topic", invalidTarget, topicFormat)
 	}
 	return nil

@@ -38,6 +38,12 @@ func TestTopicRequests(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
+	for _, relative := range []string{".", ".."} {
+		call := push.TopicCall{Action: push.UnsubscribeTopic, Topic: relative}
+		if r, err := p.TopicOperation(call).Translate(toRegistration(push.Target{Token: "a:b"})); err == nil {
+			t.Errorf("%s is the path of another resource", r.Path)
+		}
+	}
 	for want, c := range map[string]struct {
 		call   push.TopicCall
 		target push.Target
