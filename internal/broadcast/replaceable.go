@@ -28,14 +28,13 @@ func replaceable(n *push.Notification, broadcast string) {
 			n.CollapseKey = key
 		}
 	case push.FCM:
-		if n.Title != "" || n.Body != "" {
-			n.FCM = withTag(n.FCM, key)
-		}
+		n.FCM = withTag(n.FCM, n.Title != "" || n.Body != "", key)
 	}
 }
 
-// withTag returns a block whose message has a tag.
-func withTag(block *push.FCMBlock, tag string) *push.FCMBlock {
+// withTag returns a block whose message has a tag, if it is displayed: because it has texts, or a
+// notification of its own. A tag alone would display a message that has only data.
+func withTag(block *push.FCMBlock, hasTexts bool, tag string) *push.FCMBlock {
 	tagged := new(push.FCMBlock)
 	if block != nil {
 		*tagged = *block
@@ -46,7 +45,9 @@ func withTag(block *push.FCMBlock, tag string) *push.FCMBlock {
 	}
 	android, ok1 := objectAt(message["android"])
 	notification, ok2 := objectAt(android["notification"])
-	if !ok1 || !ok2 || notification["tag"] != nil {
+	common, _ := objectAt(message["notification"])
+	isDisplayed := hasTexts || len(common) > 0 || len(notification) > 0
+	if !ok1 || !ok2 || !isDisplayed || notification["tag"] != nil {
 		return block
 	}
 	notification["tag"] = jsontext.Value(`"` + tag + `"`)
