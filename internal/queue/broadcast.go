@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -206,7 +207,55 @@ func (q *Queue) EndOpen(ctx context.Context, broadcast uuid.UUID, phase tally.Ph
 
 // endWaiting ends tasks that no gateway is sending.
 func (q *Queue) endWaiting(ctx context.Context, tasks []tally.Position, outcome *push.Outcome) error {
-	var ends []waitingEnd
+	return q.changeWaiting(ctx, tasks, func(t *task, w *waitingTask) record.Record { return endOf(t, w, outcome) })
+}
+
+// Postpone makes lines of a broadcast that wait in the queue wait until a time, unless they wait longer
+// already. It leaves those that are being sent.
+func (q *Queue) Postpone(ctx context.Context, broadcast uuid.UUID, lines *roaring.Bitmap, until time.Time) error {
+	if err := q.waitPrepared(ctx); err != nil {
+		return err
+	}
+	var tasks []tally.Position
+	q.ReadTally(broadcast, func(b *tally.Tally) {
+		for line := lines.Iterator(); b != nil && line.HasNext(); {
+			task, open := b.Task(push.BroadcastLine{Broadcast: broadcast, Line: line.Next()})
+			if open && q.table.mayPostpone(jetstream.Offset(task), until) {
+				tasks = append(tasks, task)
+			}
+		}
+	})
+	for group := range slices.Chunk(tasks, endTogether) {
+		err := q.changeWaiting(ctx, group, func(t *task, w *waitingTask) record.Record {
+			r := w.newRecord(t, record.Reschedule, push.StatusQueued)
+			r.Attempt, r.Reschedules, r.SendAt, r.Receipt = w.before.attempts, w.before.reschedules+1, until, t.Receipt
+			return r
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayPostpone reports whether a task is not being sent, and does not wait until a time already.
+func (t *table) mayPostpone(at jetstream.Offset, until time.Time) bool {
+	f := t.find(at)
+	return f != nil && !f.has(isSending, at.Index) && !(f.has(isLater, at.Index) && t.started[at].due >= dueTime(until))
+}
+
+// waitingTask is a task that waits, and the record that changes it.
+type waitingTask struct {
+	at      jetstream.Offset
+	before  progress
+	inDoubt bool
+	id      uuid.UUID
+	data    []byte
+}
+
+// changeWaiting appends a record for each task that no gateway is sending.
+func (q *Queue) changeWaiting(ctx context.Context, tasks []tally.Position, change func(*task, *waitingTask) record.Record) error {
+	var waiting []waitingTask
 	for _, task := range tasks {
 		at := jetstream.Offset(task)
 		q.mu.Lock()
@@ -217,22 +266,30 @@ func (q *Queue) endWaiting(ctx context.Context, tasks []tally.Position, outcome 
 		if busy {
 			continue
 		}
-		e, err := q.newWaitingEnd(ctx, at, p, inDoubt, outcome)
+		t, err := q.read(ctx, &delivery{task: at, progress: p})
 		if isDamaged(err) { // it ends as lost
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		ends = append(ends, e)
+		w := waitingTask{at: at, before: p, inDoubt: inDoubt}
+		if w.id, err = uuid.Parse(t.ID); err != nil {
+			continue
+		}
+		r := change(t, &w)
+		if w.data, err = r.Append(nil); err != nil {
+			return err
+		}
+		waiting = append(waiting, w)
 	}
-	if len(ends) == 0 {
+	if len(waiting) == 0 {
 		return nil
 	}
 	if !q.cfg.Engine.Embedded() {
-		records := make([]jetstream.Record, len(ends))
-		for i, e := range ends {
-			records[i].Data = e.data
+		records := make([]jetstream.Record, len(waiting))
+		for i, w := range waiting {
+			records[i].Data = w.data
 		}
 		_, err := q.cfg.Log.Append(ctx, records...)
 		return err
@@ -240,34 +297,26 @@ func (q *Queue) endWaiting(ctx context.Context, tasks []tally.Position, outcome 
 	return q.cfg.Log.Exclusive(ctx, func() (records []jetstream.Record) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		for _, e := range ends {
-			if f := q.table.find(e.task); f != nil && q.table.started[e.task] == e.before && f.has(isSending, e.task.Index) == e.inDoubt {
-				records = append(records, jetstream.Record{Data: e.data})
+		for _, w := range waiting {
+			if f := q.table.find(w.at); f != nil && q.table.started[w.at] == w.before && f.has(isSending, w.at.Index) == w.inDoubt {
+				records = append(records, jetstream.Record{Data: w.data})
 			}
 		}
 		return records
 	})
 }
 
-// waitingEnd is the end of a task that waits.
-type waitingEnd struct {
-	task    jetstream.Offset
-	before  progress
-	inDoubt bool
-	data    []byte
+// newRecord returns a record of a task.
+func (w *waitingTask) newRecord(t *task, kind record.Kind, status push.Status) record.Record {
+	n := t.Notification
+	return record.Record{Header: record.Header{
+		Kind: kind, ID: w.id, App: n.App, At: time.Now(), Status: status, Platform: n.Platform, Lane: n.EffectiveLane(), Of: record.Position(w.at),
+	}}
 }
 
-// newWaitingEnd returns the end of a task. It is of kind Cancel, which has no effect while there is an
-// attempt, unless the notification may have reached the device.
-func (q *Queue) newWaitingEnd(ctx context.Context, at jetstream.Offset, p progress, inDoubt bool, outcome *push.Outcome) (e waitingEnd, err error) {
-	t, err := q.read(ctx, &delivery{task: at, progress: p})
-	if err != nil {
-		return e, err
-	}
-	id, err := uuid.Parse(t.ID)
-	if err != nil {
-		return e, errDamagedTask
-	}
+// endOf returns the end of a task. It is of kind Cancel, which has no effect while there is an attempt,
+// unless the notification may have reached the device.
+func endOf(t *task, w *waitingTask, outcome *push.Outcome) record.Record {
 	receipt := push.Receipt{ID: t.ID, State: push.StatusCancelled, Attempts: t.priorAttempts()}
 	if outcome != nil {
 		receipt.State, receipt.Outcome = "", *outcome
@@ -275,15 +324,12 @@ func (q *Queue) newWaitingEnd(ctx context.Context, at jetstream.Offset, p progre
 	kind := record.Cancel
 	unknown := slices.IndexFunc(receipt.Attempts, func(a push.Attempt) bool { return a.Verdict == push.Unknown })
 	switch {
-	case inDoubt:
+	case w.inDoubt:
 		kind, receipt = record.End, inDoubtReceipt(t)
 	case unknown >= 0:
 		kind, receipt.State, receipt.Outcome = record.End, "", receipt.Attempts[unknown].Outcome
 	}
-	n := t.Notification
-	r := record.Record{Receipt: &receipt, Header: record.Header{
-		Kind: kind, ID: id, App: n.App, At: time.Now(), Status: receipt.Status(), Platform: n.Platform, Lane: n.EffectiveLane(), Of: record.Position(at), Tags: n.Tags,
-	}}
-	data, err := r.Append(nil)
-	return waitingEnd{at, p, inDoubt, data}, err
+	r := w.newRecord(t, kind, receipt.Status())
+	r.Receipt, r.Tags = &receipt, t.Notification.Tags
+	return r
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -142,6 +143,50 @@ func TestNoAttemptWhileBroadcastIsHeld(t *testing.T) {
 		}
 	}
 	if c := counts(f, id); c[push.StatusAccepted] != 20 || len(c) != 1 {
+		t.Errorf("%v", c)
+	}
+}
+
+// TestPostponedLinesWait postpones lines of which one is being sent, pauses and resumes the broadcast, and
+// restarts the queue.
+func TestPostponedLinesWait(t *testing.T) {
+	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
+	f := openQueue(t, dir, j, s, queue.Config{InFlight: 1})
+	release := s.block()
+	id := newBroadcast(t, f)
+	ns := lineNotifications(id, 4, false)
+	f.accept(t, ns...)
+	s.waitSentCount(t, 1)
+	postpone := func(until time.Time, lines ...uint32) {
+		t.Helper()
+		if err := f.Postpone(t.Context(), id, roaring.BitmapOf(lines...), until); err != nil {
+			t.Fatal(err)
+		}
+	}
+	soon := time.Now().Add(time.Second)
+	postpone(time.Now().Add(time.Hour), 1, 2, 3)
+	postpone(time.Now(), 2) // it waits longer already
+	postpone(soon, 4, 5)
+	control(t, f, id, tally.Paused, 2)
+	release()
+	control(t, f, id, tally.Running, 3)
+	j.waitEnded(t, ns[0], ns[3])
+	if time.Now().Before(soon) || s.count(ns[3].ID) != 1 {
+		t.Errorf("sent %d times, %s too early", s.count(ns[3].ID), time.Until(soon))
+	}
+	f.stop()
+	f = openQueue(t, dir, j, s, queue.Config{})
+	other := newNotification("shop")
+	f.accept(t, other)
+	j.waitEnded(t, other)
+	if c := counts(f, id); c[push.StatusQueued] != 2 || c[push.StatusAccepted] != 2 || s.count(ns[1].ID)+s.count(ns[2].ID) != 0 {
+		t.Errorf("%v", c)
+	}
+	control(t, f, id, tally.Cancelled, 4)
+	if left, err := f.EndOpen(t.Context(), id, tally.Send, nil); left != 0 || err != nil {
+		t.Errorf("%d left, %v", left, err)
+	}
+	if c := counts(f, id); c[push.StatusCancelled] != 2 || c[push.StatusAccepted] != 2 {
 		t.Errorf("%v", c)
 	}
 }

@@ -153,6 +153,15 @@ func (t *Tally) Task(l push.BroadcastLine) (task Position, ok bool) {
 // Open returns how many lines have not ended, and OpenTasks their tasks.
 func (t *Tally) Open(p Phase) int { return len(t.phases[p].open) }
 
+// OpenLines returns the lines that have not ended.
+func (t *Tally) OpenLines(p Phase) *roaring.Bitmap {
+	open := roaring.New()
+	for line := range t.phases[p].open {
+		open.Add(line)
+	}
+	return open
+}
+
 // OpenTasks is described at Open.
 func (t *Tally) OpenTasks(p Phase) []Position {
 	return slices.Collect(maps.Values(t.phases[p].open))

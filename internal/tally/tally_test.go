@@ -66,11 +66,14 @@ func TestCountsAddUp(t *testing.T) {
 				t.Fatalf("%d open, %d in all, want (-):\n%s", b.Open(p), total, diff)
 			}
 		}
-		result, reached := b.Results(tally.Send), b.Reached()
+		result, reached, open := b.Results(tally.Send), b.Reached(), b.OpenLines(tally.Send)
 		for line := range uint32(51) {
 			want := lines[push.BroadcastLine{Line: line}]
 			if got := result(line).Status; got != want {
 				t.Fatalf("line %d: %s, want %s", line, got, want)
+			}
+			if open.Contains(line) != (want == push.StatusQueued) {
+				t.Fatalf("line %d is %s, open: %v", line, want, open.Contains(line))
 			}
 			if reached.Contains(line) != (want == push.StatusAccepted || want == push.StatusUnknown) {
 				t.Fatalf("line %d is %s, reached: %v", line, want, reached.Contains(line))
