@@ -31,6 +31,8 @@ type enqueuer struct {
 	phase   tally.Phase
 	pace    *pacer
 	limit   int // of notifications that have not ended
+	// postponed is how many of them wait for the end of quiet hours.
+	postponed int
 }
 
 func (r *run) enqueuer(c *audience.Content, phase tally.Phase, rate audience.Rate) *enqueuer {
@@ -93,7 +95,7 @@ func (e *enqueuer) enqueue(ctx context.Context, group []*push.Notification) erro
 			return errStop
 		}
 		n, wait := e.pace.allowed(e.done(), time.Now())
-		if room := e.limit - e.open(e.phase); room < len(group) && room < e.limit/2 {
+		if room := e.limit - (e.open(e.phase) - e.postponed); room < len(group) && room < e.limit/2 {
 			n, wait = 0, outstandingInterval
 		}
 		if n == 0 {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/google/uuid"
 	"golang.org/x/sync/singleflight"
 
@@ -26,7 +27,7 @@ import (
 
 // Queue is the queue that sends the notifications, as queue.Queue.
 type Queue interface {
-	// Accept, Ready, Control, Tally, ReadTally, CatchUp and EndOpen are described at queue.Queue.
+	// Accept, Ready, Control, Tally, ReadTally, CatchUp, EndOpen and Postpone are described at queue.Queue.
 	Accept(ctx context.Context, ns []*push.Notification) []error
 	Ready() error
 	Control(ctx context.Context, app string, broadcast uuid.UUID, status push.Status, revision uint64) error
@@ -34,6 +35,7 @@ type Queue interface {
 	ReadTally(broadcast uuid.UUID, f func(*tally.Tally))
 	CatchUp(ctx context.Context) error
 	EndOpen(ctx context.Context, broadcast uuid.UUID, phase tally.Phase, outcome *push.Outcome) (left int, err error)
+	Postpone(ctx context.Context, broadcast uuid.UUID, lines *roaring.Bitmap, until time.Time) error
 }
 
 // Config configures a Manager. Engine, Queue, Check, Record and Lease are required.
@@ -396,6 +398,9 @@ func (m *Manager) apply(ctx context.Context, b *document, c *CommandRequest) err
 	case Pause:
 		b.State, b.PauseReason = Paused, "command"
 	case Resume:
+		if err := m.postponeHeld(ctx, b); err != nil {
+			return err
+		}
 		if b.State, b.PauseReason = Running, ""; b.InRecall {
 			b.State = Recalling
 		}

@@ -33,6 +33,8 @@ type run struct {
 	preparedOf uint64 // the revision of Plan
 	prepared   *prepared
 	paces      [2]*pacer // by phase; nil after a pause
+	// until is when lines stop to be due, because quiet hours begin or the broadcast expires. Zero means never.
+	until time.Time
 }
 
 // work works on a broadcast until nothing is left to do without a command. Each step is durable, and can be
@@ -111,9 +113,10 @@ func (r *run) isCurrent(phase tally.Phase) bool {
 		return false
 	default:
 	}
-	allowed := false
+	allowed, now := false, time.Now()
 	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) { allowed = t != nil && t.Allows(phase) })
-	return allowed && time.Since(r.loaded) < pollInterval
+	isOver := phase == tally.Send && !r.until.IsZero() && !now.Before(r.until)
+	return allowed && !isOver && now.Sub(r.loaded) < pollInterval
 }
 
 // finish ends what is left of a broadcast that has ended.
@@ -194,6 +197,7 @@ func (r *run) send(ctx context.Context) error {
 		return err
 	}
 	e := r.enqueuer(content, tally.Send, r.b.Rate)
+	r.until = time.Time{}
 	for r.isCurrent(tally.Send) && ctx.Err() == nil {
 		now := time.Now()
 		if end := schedule.Expiry(); !end.IsZero() && !now.Before(end) {
@@ -202,6 +206,9 @@ func (r *run) send(ctx context.Context) error {
 		if reason := r.pauseReason(); reason != "" {
 			r.b.PauseReason = reason
 			return r.enter(ctx, Paused)
+		}
+		if e.postponed, err = r.postpone(ctx, schedule, now); err != nil {
+			return err
 		}
 		due, next := r.due(schedule, now)
 		if limit, held := r.canaryLimit(now); held > 0 {
@@ -221,6 +228,9 @@ func (r *run) send(ctx context.Context) error {
 			continue
 		}
 		if next.IsZero() && r.open(tally.Send) == 0 {
+			if e.done() < r.b.Validation.Valid { // the others are not due before the broadcast expires
+				return r.enter(ctx, Expired)
+			}
 			return r.enter(ctx, Completed)
 		}
 		wait := pollInterval
@@ -229,24 +239,24 @@ func (r *run) send(ctx context.Context) error {
 		} else if !next.IsZero() {
 			wait = min(wait, next.Sub(now))
 		}
+		if !r.until.IsZero() {
+			wait = min(wait, r.until.Sub(now))
+		}
 		r.wait(ctx, wait)
 	}
 	return nil
 }
 
 // due returns the lines that are due and not enqueued, and when others will be. next is zero if no others
-// will be.
+// will be. It sets until.
 func (r *run) due(schedule *audience.Plan, now time.Time) (due *roaring.Bitmap, next time.Time) {
 	due = roaring.New()
 	later := roaring.New()
+	r.until = time.Time{}
 	var times []time.Time
 	var waiting []*roaring.Bitmap
 	for name, lines := range r.prepared.Zones {
-		zone, err := audience.LoadZone(name)
-		if err != nil { // the validation has loaded it
-			zone = time.UTC
-		}
-		w, ok := schedule.Window(zone, now)
+		w, ok := schedule.Window(location(name), now)
 		switch {
 		case !ok:
 		case w.From.After(now):
@@ -254,6 +264,9 @@ func (r *run) due(schedule *audience.Plan, now time.Time) (due *roaring.Bitmap, 
 			later.Or(lines.Bitmap)
 		default:
 			due.Or(lines.Bitmap)
+			if !w.Until.IsZero() {
+				r.until = earlier(r.until, w.Until)
+			}
 		}
 	}
 	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) {
@@ -269,6 +282,61 @@ func (r *run) due(schedule *audience.Plan, now time.Time) (due *roaring.Bitmap, 
 		}
 	}
 	return due, next
+}
+
+// postpone makes the notifications in the queue wait whose devices have quiet hours now: they were held by a
+// pause, or the provider did not accept them before. It returns how many there are.
+func (r *run) postpone(ctx context.Context, schedule *audience.Plan, now time.Time) (postponed int, err error) {
+	if r.b.Schedule.QuietHours == nil {
+		return 0, nil
+	}
+	open := roaring.New()
+	r.cfg.Queue.ReadTally(r.b.uuid(), func(t *tally.Tally) {
+		if t != nil {
+			open = t.OpenLines(tally.Send)
+		}
+	})
+	for name, lines := range r.prepared.Zones {
+		if !open.Intersects(lines.Bitmap) {
+			continue
+		}
+		w, _ := schedule.Window(location(name), now)
+		if !w.From.After(now) {
+			continue
+		}
+		quiet := roaring.And(open, lines.Bitmap)
+		postponed += int(quiet.GetCardinality())
+		if err := r.cfg.Queue.Postpone(ctx, r.b.uuid(), quiet, w.From); err != nil {
+			return 0, err
+		}
+	}
+	return postponed, nil
+}
+
+// postponeHeld does so before a broadcast is resumed.
+func (m *Manager) postponeHeld(ctx context.Context, b *document) error {
+	if b.Schedule.QuietHours == nil || b.InRecall {
+		return nil
+	}
+	schedule, err := audience.NewPlan(&b.Schedule, b.StartedAt)
+	if err != nil {
+		return err
+	}
+	r := &run{Manager: m, b: b}
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	_, err = r.postpone(ctx, schedule, time.Now())
+	return err
+}
+
+// location returns a time zone that the validation has loaded.
+func location(name string) *time.Location {
+	zone, err := audience.LoadZone(name)
+	if err != nil {
+		return time.UTC
+	}
+	return zone
 }
 
 func earlier(a, b time.Time) time.Time {

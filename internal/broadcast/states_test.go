@@ -251,6 +251,17 @@ func TestBroadcastExpires(t *testing.T) {
 	}
 }
 
+// TestBroadcastExpiresWithLinesThatAreNeverDue has devices whose local time is after the end of the broadcast.
+func TestBroadcastExpiresWithLinesThatAreNeverDue(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	local := time.Now().UTC().Add(3 * time.Hour).Format("15:04")
+	id := n.create(strings.Replace(simple, "{", `{"schedule": {"local_time": "`+local+`", "expires_at": "+1h"}, `, 1), lines(2))
+	n.start(id)
+	if c := n.waitState(id, broadcast.Expired).Counts; c.Pending != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestBroadcastToTopicAndItsRecall(t *testing.T) {
 	n := newTestNode(t, nodeConfig{})
 	id := n.create(`{"message": {"title": "Hello"}, "audience": {"topic": "news"}}`, "")
