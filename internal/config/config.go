@@ -354,8 +354,8 @@ type Queue struct {
 	// file holds this space, so that other programs cannot use it. Without free space the gateway
 	// cannot record what it sends, and stops sending.
 	Reserve Bytes `name:"reserve" default:"256MiB" allowed:"1MiB..1TiB"`
-	// Maximum notifications in flight from the queue, per app and lane. More use the disk better,
-	// but more are in doubt after a crash.
+	// Maximum notifications in flight from the queue, per app, platform and lane. More use the disk
+	// better, but more are in doubt after a crash.
 	InFlight int `name:"in_flight" default:"512" allowed:"1..10000"`
 	// How long a notification without a ttl is retried after it was due. After that its last
 	// outcome is final.

@@ -24,8 +24,7 @@ import (
 // messages after it. It can be deleted. checkpointInterval is how many bytes of records are stored
 // between two checkpoints.
 const (
-	checkpointFormat   = 3
-	withoutTallies     = 2 // the format of earlier versions
+	checkpointFormat   = 4
 	checkpointInterval = 32 << 20
 )
 
@@ -50,7 +49,9 @@ func (t *table) appendCheckpoint(b []byte, log string, seq uint64) []byte {
 	b = binary.AppendUvarint(b, uint64(len(t.flows)))
 	for key, fl := range t.flows {
 		numbers[fl] = uint64(len(numbers))
-		b = appendText(appendText(b, key.app), string(key.lane))
+		for _, text := range [...]string{key.app, string(key.platform), string(key.lane)} {
+			b = appendText(b, text)
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(t.frames)))
 	for _, seq := range t.seqs {
@@ -103,7 +104,7 @@ func (f *frame) appendTo(b []byte, flow, writer uint64) []byte {
 // parse reads a checkpoint of the log with this ID into an empty table, and returns the message after
 // which it was made.
 func (t *table) parse(data []byte, log string) (seq uint64, err error) {
-	if len(data) < 5 || data[0] != checkpointFormat && data[0] != withoutTallies || crc32.ChecksumIEEE(data[:len(data)-4]) != binary.LittleEndian.Uint32(data[len(data)-4:]) {
+	if len(data) < 5 || data[0] != checkpointFormat || crc32.ChecksumIEEE(data[:len(data)-4]) != binary.LittleEndian.Uint32(data[len(data)-4:]) {
 		return 0, errNoCheckpoint
 	}
 	r := checkpointReader{data[1 : len(data)-4]}
@@ -117,7 +118,7 @@ func (t *table) parse(data []byte, log string) (seq uint64, err error) {
 	}
 	flows := make([]flowKey, r.number())
 	for i := range flows {
-		flows[i] = flowKey{r.text(), push.Lane(r.text())}
+		flows[i] = flowKey{r.text(), push.Platform(r.text()), push.Lane(r.text())}
 	}
 	for range r.number() {
 		message := r.number()
@@ -144,9 +145,6 @@ func (t *table) parse(data []byte, log string) (seq uint64, err error) {
 		id := uuid.UUID(r.b[:16])
 		r.b = r.b[16:]
 		t.calls[id] = writers[r.number()]
-	}
-	if data[0] == withoutTallies {
-		return seq, nil
 	}
 	if err := json.Unmarshal(r.b, &t.tallies); err != nil {
 		return 0, fmt.Errorf("queue: %w", err)

@@ -102,8 +102,8 @@ type Config struct {
 	// MaxDelay bounds how far SendAt may be in the future; zero means no bound. Set it to the
 	// retention of the journal: the state of a notification that waits longer is lost.
 	MaxDelay time.Duration
-	// InFlight limits the concurrent sends of an app and lane; zero means 512. A gateway of a cluster
-	// helps another one with an app and lane if that one has more due tasks than this.
+	// InFlight limits the concurrent sends of an app, platform and lane; zero means 512. A gateway of a
+	// cluster helps another one with these if that one has more due tasks than this.
 	InFlight int
 	// RetryFor is how long after its due time a notification without a TTL is retried; zero means
 	// 24 hours.
@@ -589,10 +589,15 @@ func (q *Queue) status() (s Status, oldest jetstream.Offset) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s = Status{MaxBytes: q.cfg.MaxBytes, Bytes: uint64(q.table.bytes), LaterBytes: uint64(q.table.laterBytes)}
+	waiting := map[Depth]int{} // by Depth without Tasks
 	for key, fl := range q.table.flows {
 		if fl.depth > 0 {
-			s.Waiting = append(s.Waiting, Depth{App: key.app, Lane: key.lane, Tasks: fl.depth})
+			waiting[Depth{App: key.app, Lane: key.lane}] += fl.depth
 		}
+	}
+	for d, tasks := range waiting {
+		d.Tasks = tasks
+		s.Waiting = append(s.Waiting, d)
 	}
 	slices.SortFunc(s.Waiting, func(a, b Depth) int { return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Lane, b.Lane)) })
 	return s, q.table.oldestDue()

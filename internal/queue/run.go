@@ -21,13 +21,15 @@ import (
 // maxRun is how many tasks are sent together. More than this save nothing more.
 const maxRun = 64
 
-// run holds tasks of one flow and platform that are sent together. The attempts of those that the sender
+// run holds tasks of one flow that are sent together. The attempts of those that the sender
 // starts together are recorded with one write, and so are the results that arrive together.
 type run struct {
 	*Queue
 	ctx   context.Context
 	flow  *flow
 	tasks []*sentTask
+	// signal is the highest one of the results so far. Queue.mu protects it.
+	signal signal
 }
 
 // sentTask is a task that is being sent.
@@ -47,12 +49,14 @@ type sentTask struct {
 // startRuns sends ready tasks of a flow, as many as Config.InFlight allows. The caller holds q.mu.
 func (q *Queue) startRuns(fl *flow) {
 	for q.sendCtx != nil && !q.isDraining() {
-		tasks := q.table.nextRun(fl, min(maxRun, q.cfg.InFlight-fl.sending))
+		tasks := q.table.nextRun(fl, min(fl.pause.limit(), q.cfg.InFlight-fl.sending))
 		if len(tasks) == 0 {
 			return
 		}
 		fl.sending += len(tasks)
-		q.sends.Go(func() { q.send(q.sendCtx, fl, tasks) })
+		probe := fl.pause.length > 0
+		fl.pause.probing = probe
+		q.sends.Go(func() { q.send(q.sendCtx, fl, tasks, probe) })
 	}
 }
 
@@ -68,10 +72,9 @@ func (q *Queue) release(fl *flow, count int) {
 	q.table.dropIdle(fl)
 }
 
-// send sends tasks of a flow. Those of one platform are a run, so that a platform that does not respond
-// does not hold up the others.
-func (q *Queue) send(ctx context.Context, fl *flow, deliveries []delivery) {
-	runs := map[push.Platform]*run{}
+// send sends tasks of a flow. probe is set if they are the first ones after a pause.
+func (q *Queue) send(ctx context.Context, fl *flow, deliveries []delivery, probe bool) {
+	r := &run{Queue: q, ctx: ctx, flow: fl}
 	_ = panics.Restart(ctx, q.cfg.Logger, "read of queued notifications", func(ctx context.Context) error {
 		for ; len(deliveries) > 0; deliveries = deliveries[1:] {
 			t := q.load(ctx, &deliveries[0])
@@ -79,22 +82,14 @@ func (q *Queue) send(ctx context.Context, fl *flow, deliveries []delivery) {
 				q.release(fl, 1)
 				continue
 			}
-			r := runs[t.Notification.Platform]
-			if r == nil {
-				r = &run{Queue: q, ctx: ctx, flow: fl}
-				runs[t.Notification.Platform] = r
-			}
 			r.tasks = append(r.tasks, t)
 		}
 		return nil
 	})
 	q.release(fl, len(deliveries)) // those that were not read, after a panic
-	for _, r := range runs {
-		if len(runs) == 1 {
-			r.process()
-		} else {
-			q.sends.Go(r.process)
-		}
+	r.process()
+	if probe {
+		q.endProbe(fl, r.signal)
 	}
 }
 
@@ -294,6 +289,7 @@ func (r *run) finish(results []result) {
 	for _, t := range results {
 		t.done = true
 	}
+	r.noteResults(results)
 }
 
 // waits reports whether no other record came before an attempt of t.
@@ -306,7 +302,7 @@ func (r *run) waits(t *sentTask) bool {
 // resultOf returns the record that a task has ended, or that it is rescheduled. An end without an attempt
 // is of kind Cancel: it has no effect if another gateway has started one.
 func (r *run) resultOf(t result, now time.Time) record.Record {
-	at, retry := r.cfg.retryAt(t.task, t.receipt, t.AttemptsStarted)
+	at, retry := r.cfg.retryAt(t.task, t.receipt, t.AttemptsStarted > t.before)
 	if retry {
 		entry := t.newRecord(record.Reschedule, push.StatusQueued, now)
 		entry.Attempt, entry.SendAt, entry.Reschedules, entry.Receipt = t.AttemptsStarted, at, t.Reschedules+1, t.receipt

@@ -59,11 +59,12 @@ type writer struct {
 
 // flowKey identifies the tasks that share the limit of concurrent sends.
 type flowKey struct {
-	app  string
-	lane push.Lane
+	app      string
+	platform push.Platform
+	lane     push.Lane
 }
 
-// flow holds the tasks of an app and lane.
+// flow holds the tasks of an app, platform and lane.
 type flow struct {
 	key     flowKey
 	own     backlog            // of this gateway
@@ -73,6 +74,7 @@ type flow struct {
 	depth   int                // those of them that are due
 	dueTurn bool               // next prefers due to frames
 	sending int                // tasks that runs of Queue hold
+	pause   pause              // see there
 }
 
 // backlog holds the tasks of a flow that one gateway has accepted.
@@ -352,7 +354,7 @@ func (t *table) setSending(f *frame, index int, w *writer, on bool) {
 
 // add adds a task. It returns its flow if it is ready.
 func (t *table) add(at jetstream.Offset, h *record.Header, w *writer, bytes int, n *push.Notification) *flow {
-	f := t.frameFor(at, t.backlog(flowKey{h.App, h.Lane}, w))
+	f := t.frameFor(at, t.backlog(flowKey{h.App, h.Platform, h.Lane}, w))
 	t.count(f, -1)
 	f.left, f.count, f.bytes = f.left+1, f.count+1, f.bytes+int64(bytes)
 	t.count(f, +1)

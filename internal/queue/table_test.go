@@ -74,7 +74,7 @@ func (m *model) fold(message *jetstream.Message) {
 		}
 		at := jetstream.Offset{Seq: message.Seq, Index: i}
 		if r.Kind == record.Task {
-			task := &modelTask{flow: flowKey{r.App, r.Lane}, attempts: r.Attempt, reschedules: r.Reschedules}
+			task := &modelTask{flow: flowKey{r.App, r.Platform, r.Lane}, attempts: r.Attempt, reschedules: r.Reschedules}
 			if !r.SendAt.IsZero() {
 				task.due = dueTime(r.SendAt)
 			}
