@@ -26,8 +26,8 @@ type acknowledged struct {
 	repeatable map[string]bool // by ID; true if on_unknown is always
 }
 
-// queueInFlight is the default of queue.in_flight. It limits the notifications in flight per app
-// and lane that a crash can interrupt.
+// queueInFlight is the default of queue.in_flight. It limits the notifications in flight per app,
+// platform and lane that a crash can interrupt.
 const queueInFlight = 512
 
 // enqueue sends count notifications in one asynchronous batch call and records the receipts that

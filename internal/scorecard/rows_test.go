@@ -45,4 +45,5 @@ var rows = []row{
 	{id: "S30", fault: "token endpoints misbehave in 15 ways", check: misbehavingTokenEndpoint},
 	{id: "S31", fault: "GOAWAY on each connection after every 1,000 and every 100 requests", check: gracefulGoAway},
 	{id: "S32", fault: "a broadcast is paused five times, another one is recalled", check: broadcasts, extra: func() time.Duration { return time.Duration(*devices) * time.Millisecond / 5 }},
+	{id: "S33", fault: "a provider answers only 503 while 200,000 notifications are queued", check: backlogOfOutage},
 }
