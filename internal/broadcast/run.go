@@ -87,6 +87,10 @@ func (r *run) step(ctx context.Context, id string) (err error) {
 		return r.recall(ctx)
 	case Paused:
 		r.paces = [2]*pacer{}
+		if end := time.Time(r.b.Schedule.ExpiresAt); !r.b.InRecall && !end.IsZero() && !r.loaded.Before(end) {
+			r.b.PauseReason = ""
+			return r.enter(ctx, Expired)
+		}
 		r.wait(ctx, pollInterval)
 		return nil
 	default:

@@ -262,6 +262,27 @@ func TestBroadcastExpiresWithLinesThatAreNeverDue(t *testing.T) {
 	}
 }
 
+// TestPausedBroadcastExpires lets a broadcast expire while it is paused, and pauses its recall after that.
+func TestPausedBroadcastExpires(t *testing.T) {
+	n := newTestNode(t, nodeConfig{})
+	id := n.create(strings.Replace(simple, "{", `{"schedule": {"expires_at": "+2s"}, "rate": {"per_minute": 600}, `, 1), lines(1000))
+	n.start(id)
+	testwait.Until(t, func() bool { return n.sender.attempts() > 0 }, "an attempt")
+	n.do(id, broadcast.Pause)
+	if v := n.waitState(id, broadcast.Expired); v.PauseReason != "" || v.Counts.Pending == 0 || v.Counts.Queued != 0 {
+		t.Errorf("%q, %+v", v.PauseReason, v.Counts)
+	}
+	hold := make(chan struct{})
+	n.sender.mu.Lock()
+	n.sender.hold = hold
+	n.sender.mu.Unlock()
+	n.do(id, broadcast.Recall)
+	n.do(id, broadcast.Pause)
+	close(hold)
+	n.do(id, broadcast.Resume)
+	n.waitState(id, broadcast.Recalled)
+}
+
 func TestBroadcastToTopicAndItsRecall(t *testing.T) {
 	n := newTestNode(t, nodeConfig{})
 	id := n.create(`{"message": {"title": "Hello"}, "audience": {"topic": "news"}}`, "")
