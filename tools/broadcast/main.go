@@ -58,15 +58,15 @@ func run(in, out string) error {
 	}
 	return errors.Join(
 		draw(filepath.Join(out, "broadcast-states.svg"), "Devices by state", "thousands of devices", "pending", pending, "queued", queued, "accepted", accepted),
-		draw(filepath.Join(out, "broadcast-rate.svg"), "Accepted per second", "per second", "accepted", rate),
+		draw(filepath.Join(out, "broadcast-rate.svg"), "Accepted per second", "per second", rate),
 	)
 }
 
-// draw draws lines, given as names and plotter.XYs, over the seconds since the start.
+// draw draws lines, given as plotter.XYs, with or without names before them, over the seconds since the start.
 func draw(file, title, unit string, lines ...any) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text, p.Y.Min = title, "seconds since the start", unit, 0
-	p.Legend.Top = true
+	p.Legend.Left, p.Legend.YOffs = true, 2*vg.Centimeter // where the states leave space
 	if err := plotutil.AddLines(p, lines...); err != nil {
 		return err
 	}
