@@ -118,8 +118,11 @@ func (e *enqueuer) accept(ctx context.Context, group []*push.Notification) error
 	for _, n := range group {
 		n.AcceptedAt = now
 	}
+	enqueued := uint64(0)
+	defer func() { e.countEnqueued(e.b.App, enqueued) }()
 	for i, err := range e.cfg.Queue.Accept(ctx, group) {
 		if err == nil {
+			enqueued++
 			continue
 		}
 		if field, ok := errors.AsType[*push.FieldError](err); ok {

@@ -75,9 +75,11 @@ type Manager struct {
 
 	controls singleflight.Group // of control
 
-	mu      sync.Mutex
-	running map[string]chan struct{} // by ID; a value wakes the work on a broadcast
-	wake    chan struct{}            // receives a value when there is a new broadcast to work on
+	mu       sync.Mutex
+	running  map[string]*worker // by ID
+	wake     chan struct{}      // receives a value when there is a new broadcast to work on
+	counted  map[string]*Status // by app; without what this gateway does
+	enqueued map[string]uint64  // by app: notifications that this gateway has enqueued
 }
 
 // pollInterval is how often a gateway looks for changes that another gateway has made. No attempt waits for
@@ -96,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{cfg: cfg, store: s, running: map[string]chan struct{}{}, wake: make(chan struct{}, 1)}, nil
+	return &Manager{cfg: cfg, store: s, running: map[string]*worker{}, wake: make(chan struct{}, 1), enqueued: map[string]uint64{}}, nil
 }
 
 // Run works on the broadcasts until ctx ends.
@@ -111,9 +113,11 @@ func (m *Manager) Run(ctx context.Context) error {
 		warned = err != nil
 		for _, b := range all {
 			if b.needsWork(time.Now(), m.cfg.Retention) {
-				m.start(ctx, b.ID, &work)
+				m.start(ctx, b, &work)
 			}
-			m.measure(b)
+		}
+		if err == nil || len(all) > 0 {
+			m.observe(all)
 		}
 		select {
 		case <-m.wake:
@@ -122,24 +126,6 @@ func (m *Manager) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// measure adds a sample for the rate of a broadcast.
-func (m *Manager) measure(b *document) {
-	phase := tally.Send
-	switch b.State {
-	case Running:
-	case Recalling:
-		phase = tally.Recall
-	default:
-		m.rates.forget(b.ID)
-		return
-	}
-	m.cfg.Queue.ReadTally(b.uuid(), func(t *tally.Tally) {
-		if t != nil {
-			m.rates.add(b.ID, t.Enqueued(phase)-uint64(t.Open(phase)), time.Now())
-		}
-	})
 }
 
 // needsWork reports whether something must be done without a command.
@@ -166,14 +152,15 @@ func (b *document) isObsolete(now time.Time, retention time.Duration) bool {
 }
 
 // start starts to work on a broadcast, unless that is going on.
-func (m *Manager) start(ctx context.Context, id string, work *sync.WaitGroup) {
+func (m *Manager) start(ctx context.Context, b *document, work *sync.WaitGroup) {
+	id := b.ID
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.running[id] != nil {
 		return
 	}
-	changed := make(chan struct{}, 1)
-	m.running[id] = changed
+	w := &worker{app: b.App, changed: make(chan struct{}, 1)}
+	m.running[id] = w
 	work.Go(func() {
 		defer func() {
 			m.mu.Lock()
@@ -184,7 +171,7 @@ func (m *Manager) start(ctx context.Context, id string, work *sync.WaitGroup) {
 		defer done()
 		err := m.cfg.Lease(ctx, id, func(leased context.Context) error {
 			defer done() // if nothing is left to do
-			return panics.Restart(leased, m.cfg.Logger, "broadcast "+id, func(ctx context.Context) error { return m.work(ctx, id, changed) })
+			return panics.Restart(leased, m.cfg.Logger, "broadcast "+id, func(ctx context.Context) error { return m.work(ctx, id, w) })
 		})
 		if err != nil && ctx.Err() == nil {
 			m.cfg.Logger.Warn("work on a broadcast has failed", "broadcast", id, "err", err)
@@ -197,8 +184,8 @@ func (m *Manager) changed(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	to := m.wake
-	if c := m.running[id]; c != nil {
-		to = c
+	if w := m.running[id]; w != nil {
+		to = w.changed
 	}
 	select {
 	case to <- struct{}{}:
@@ -396,7 +383,7 @@ func (m *Manager) apply(ctx context.Context, b *document, c *CommandRequest) err
 		}
 		b.State, b.StartedAt, b.StartedBy = Running, now, c.Caller
 	case Pause:
-		b.State, b.PauseReason = Paused, "command"
+		b.State, b.PauseReason = Paused, pausedByCommand
 	case Resume:
 		if err := m.postponeHeld(ctx, b); err != nil {
 			return err

@@ -26,9 +26,9 @@ const (
 // run is the work on one broadcast, which reads the document again after each step.
 type run struct {
 	*Manager
-	b       *document
-	changed <-chan struct{}
-	loaded  time.Time
+	b      *document
+	worker *worker
+	loaded time.Time
 
 	preparedOf uint64 // the revision of Plan
 	prepared   *prepared
@@ -39,8 +39,12 @@ type run struct {
 
 // work works on a broadcast until nothing is left to do without a command. Each step is durable, and can be
 // repeated by another gateway.
-func (m *Manager) work(ctx context.Context, id string, changed <-chan struct{}) error {
-	r := &run{Manager: m, changed: changed}
+func (m *Manager) work(ctx context.Context, id string, w *worker) error {
+	r := &run{Manager: m, worker: w}
+	defer func() {
+		w.due.Store(0)
+		w.delayed.Store(false)
+	}()
 	for warned := false; ctx.Err() == nil; {
 		err := r.step(ctx, id)
 		switch {
@@ -48,12 +52,14 @@ func (m *Manager) work(ctx context.Context, id string, changed <-chan struct{}) 
 			return nil
 		case err == nil, errors.Is(err, ErrChanged):
 			warned = false
+			w.delayed.Store(false)
 			continue
 		}
 		if !warned && ctx.Err() == nil {
 			m.cfg.Logger.Warn("a broadcast is delayed; retrying", "broadcast", id, "err", err)
 		}
 		warned = true
+		w.delayed.Store(true)
 		sleep.For(ctx, retryInterval)
 	}
 	return nil
@@ -77,6 +83,9 @@ func (r *run) step(ctx context.Context, id string) (err error) {
 		if err := r.control(ctx, r.b); err != nil {
 			return err
 		}
+	}
+	if r.b.State != Running && r.b.State != Recalling {
+		r.worker.due.Store(0)
 	}
 	switch r.b.State {
 	case Validating:
@@ -103,7 +112,7 @@ func (r *run) wait(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(max(d, 0))
 	defer timer.Stop()
 	select {
-	case <-r.changed:
+	case <-r.worker.changed:
 	case <-timer.C:
 	case <-ctx.Done():
 	}
@@ -113,7 +122,7 @@ func (r *run) wait(ctx context.Context, d time.Duration) {
 // pollInterval, and a record in the log stops the work at once.
 func (r *run) isCurrent(phase tally.Phase) bool {
 	select {
-	case <-r.changed:
+	case <-r.worker.changed:
 		return false
 	default:
 	}
@@ -225,6 +234,7 @@ func (r *run) send(ctx context.Context) error {
 				return r.save(ctx, r.b)
 			}
 		}
+		r.worker.due.Store(due.GetCardinality())
 		if !due.IsEmpty() {
 			if err := e.enqueueLines(ctx, due, false); err != nil {
 				return err
@@ -412,9 +422,9 @@ func (r *run) pauseReason() (exceeded string) {
 		switch {
 		case ended < after+r.b.EndedAtResume:
 		case exceeds(push.StatusRefused, p.Refused):
-			exceeded = "refused"
+			exceeded = pausedRefused
 		case exceeds(push.StatusUnregistered, p.Unregistered):
-			exceeded = "unregistered"
+			exceeded = pausedUnregistered
 		}
 	})
 	return exceeded
@@ -453,6 +463,7 @@ func (r *run) recall(ctx context.Context) error {
 				t.RemoveEnqueued(tally.Recall, reached)
 			}
 		})
+		r.worker.due.Store(reached.GetCardinality())
 		switch {
 		case !reached.IsEmpty():
 			if err := e.enqueueLines(ctx, reached, true); err != nil {

@@ -179,6 +179,7 @@ func TestBroadcastPausesItself(t *testing.T) {
 	if v.PauseReason != "unregistered" || v.Counts.Pending == 0 {
 		t.Errorf("%s, %+v", v.PauseReason, v.Counts)
 	}
+	testwait.Until(t, func() bool { return n.Status()[0].AutoPaused["unregistered"] == 1 }, "the status of the pause")
 }
 
 func TestLargeBroadcastNeedsApproval(t *testing.T) {
