@@ -67,3 +67,11 @@ func (st *storage) apiBroadcasts() func() *broadcast.Manager {
 		return st.broadcasts
 	}
 }
+
+// broadcastStatus returns the state of the broadcasts for the metrics; nothing before open.
+func (st *storage) broadcastStatus() []broadcast.Status {
+	if !st.opened.Load() {
+		return nil
+	}
+	return st.broadcasts.Status()
+}

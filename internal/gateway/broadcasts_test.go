@@ -158,6 +158,13 @@ func TestBroadcastReplacesItselfOnRecall(t *testing.T) {
 	if got := strings.Join(events, " "); got != "started running completed recalling recalled" {
 		t.Error(got)
 	}
+	testwait.Until(t, func() bool {
+		_, metrics := g.get(g.adminURL + "/metrics")
+		if strings.Contains(metrics, id) || strings.Contains(metrics, `"Sale"`) {
+			t.Fatal("the metrics contain the ID or the name of a broadcast")
+		}
+		return strings.Contains(metrics, `sluice_broadcasts{app="shop",state="recalled"} 1`) && strings.Contains(metrics, `sluice_broadcast_enqueued_total{app="shop"} 4`)
+	}, "the metrics show the broadcast")
 	response, got := g.call("GET", "/"+id+"/results?format=csv", "")
 	if text := fmt.Sprint(got["text"]); response.Header.Get("Content-Type") != "text/csv; charset=utf-8" || !strings.Contains(text, "1,ann,") || strings.Count(text, "accepted") != 4 {
 		t.Errorf("%s", text)

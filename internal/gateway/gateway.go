@@ -100,6 +100,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
 		g.metrics.WatchStorageHealth(g.storage.health)
+		g.metrics.WatchBroadcasts(g.storage.broadcastStatus)
 	}
 	return g, nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/broadcast"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/internal/queue"
@@ -60,6 +61,7 @@ var groups = []struct {
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
 	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_nats", "sluice_webhook"}},
+	{"Broadcasts", []string{"sluice_broadcast"}},
 	{"Configuration, log, traces and build", []string{"sluice_config", "sluice_log", "sluice_trace", "sluice_build"}},
 }
 
@@ -125,6 +127,7 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m.WatchStorageHealth(func() *metrics.StorageHealth {
 			return &metrics.StorageHealth{External: true, Encrypted: map[string]uint64{"0123456789abcdef": 1}}
 		})
+		m.WatchBroadcasts(func() []broadcast.Status { return []broadcast.Status{{App: "shop"}} })
 		startPool(t, m, quota.New(quota.Config{}))
 		check(t, m)
 	})

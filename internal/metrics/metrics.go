@@ -19,14 +19,15 @@ import (
 
 // Metrics are the metrics of one gateway. docs/metrics.md describes each of them.
 type Metrics struct {
-	registry *prometheus.Registry
-	routes   routeMetrics
-	events   eventMetrics
-	requests *prometheus.CounterVec
-	refusals *prometheus.CounterVec
-	services serviceCollector
-	storage  storageCollector
-	reloads  reloadMetrics
+	registry   *prometheus.Registry
+	routes     routeMetrics
+	events     eventMetrics
+	requests   *prometheus.CounterVec
+	refusals   *prometheus.CounterVec
+	services   serviceCollector
+	storage    storageCollector
+	broadcasts broadcastCollector
+	reloads    reloadMetrics
 	// droppedLog returns the number of dropped log records; nil if nothing counts them.
 	droppedLog atomic.Pointer[func() int]
 }
@@ -43,7 +44,7 @@ func New(log *slog.Logger) *Metrics {
 	m.registry.MustRegister(m.routes.all()...)
 	m.registry.MustRegister(m.requests, m.refusals)
 	m.services.events = &m.events
-	m.registry.MustRegister(guarded{&m.services, log}, guarded{&m.storage, log})
+	m.registry.MustRegister(guarded{&m.services, log}, guarded{&m.storage, log}, guarded{&m.broadcasts, log})
 	m.registry.MustRegister(m.reloads.count, m.reloads.last, m.logCounter())
 	return m
 }
