@@ -129,6 +129,8 @@ func (q *Queue) sealTasks(ctx context.Context) error {
 		}
 		sealed := stream.CachedInfo().Config
 		sealed.Sealed, sealed.Description = true, "The tasks are in the stream SLUICE_EVENTS."
+		// The server sets these, and refuses to unset them if another gateway has sealed the stream meanwhile.
+		sealed.DenyDelete, sealed.DenyPurge = true, true
 		_, err = js.UpdateStream(ctx, sealed)
 		return err
 	}
