@@ -37,7 +37,7 @@ func (r reader) read(ctx context.Context, command, key, path string, query url.V
 	request.Header.Set("Authorization", "Bearer "+key)
 	response, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("%s: no response from %s: %w", command, r.URL, err)
+		return r.noResponse(command, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxStatus))

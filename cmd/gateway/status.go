@@ -95,7 +95,7 @@ func (s statusCmd) fetch(ctx context.Context) (text []byte, status *gateway.Stat
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, nil, fmt.Errorf("status: no response from %s: %w", s.URL, err)
+		return nil, nil, s.noResponse("status", err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err = io.ReadAll(io.LimitReader(response.Body, maxStatus))

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,6 +96,14 @@ func TestCommandsUseClientCertificates(t *testing.T) {
 		}
 		if code, _, stderr := runGateway(t, env, append(command, "--ca-file", f.ca)...); code != 1 || !strings.Contains(stderr, "no response from https://") {
 			t.Errorf("%s without a certificate: exit code %d, %s", name, code, stderr)
+		}
+		if name == "send" {
+			continue // has no hints
+		}
+		for flag, args := range map[string][]string{"(set --ca-file to the authority": nil, "set --cert-file and --cert-key-file)": {"--ca-file", f.ca}} {
+			if code, _, stderr := runGateway(t, env, append(slices.Clone(command), args...)...); code != 1 || !strings.Contains(stderr, flag) {
+				t.Errorf("%s with %q: exit code %d, want %q in %s", name, args, code, flag, stderr)
+			}
 		}
 	}
 	if n := m.Ledger().Count(mockprovider.Query{Service: mockprovider.FCM}); n < 10 {

@@ -58,6 +58,18 @@ func (f tlsFlags) config() (*tls.Config, error) {
 	return cfg, nil
 }
 
+// noResponse returns the error for a request without a response, with the flag that may be missing.
+func (t target) noResponse(command string, err error) error {
+	hint := ""
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		hint = " (set --ca-file to the authority of the gateway's certificate)"
+	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op != "dial" && t.CertFile == "" && strings.HasPrefix(t.URL, "https:") {
+		// With TLS 1.3, the answer that a certificate is required can be lost.
+		hint = " (if the gateway accepts only clients with a certificate, set --cert-file and --cert-key-file)"
+	}
+	return fmt.Errorf("%s: no response from %s: %w%s", command, t.URL, err, hint)
+}
+
 // connect returns a client for the gateway, and the base of its URLs. The client follows no redirects: a
 // gateway does not redirect, and a notification is for the gateway only. Its error is a usageError.
 func (t target) connect() (*http.Client, *url.URL, error) {
