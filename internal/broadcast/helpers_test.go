@@ -71,6 +71,7 @@ type nodeConfig struct {
 	sender queue.Sender
 	logger *slog.Logger
 	keys   *keyring.Ring // nil for those of the tests
+	grace  time.Duration // of attempts in progress when the node stops; 0 for the default of the queue
 	// change changes the configuration of the broadcasts, unless it is nil.
 	change func(*broadcast.Config)
 }
@@ -96,7 +97,7 @@ func openNode(ctx context.Context, cfg nodeConfig) (n *node, err error) {
 	}
 	n.queue, err = queue.Open(ctx, queue.Config{
 		Engine: n.engine, Log: n.log, Sender: cfg.sender, Journal: historyJournal{n.history}, Checkpoint: filepath.Join(cfg.dir, "checkpoint"),
-		SettleTime: time.Second, Logger: cfg.logger, LostAfter: 500 * time.Millisecond, InFlight: 64,
+		SettleTime: time.Second, Grace: cfg.grace, Logger: cfg.logger, LostAfter: 500 * time.Millisecond, InFlight: 64,
 	})
 	if err == nil {
 		b := broadcast.Config{
@@ -182,6 +183,7 @@ type fakeSender struct {
 	order  []string       // tokens and titles
 	answer func(*push.Notification) push.Outcome
 	hold   chan struct{} // attempts wait until it is closed; nil for no wait
+	held   uint64        // attempts that wait
 }
 
 func newFakeSender() *fakeSender { return &fakeSender{sent: map[string]int{}} }
@@ -211,12 +213,18 @@ func (s *fakeSender) attempt(ctx context.Context, c *push.Call) {
 	s.sent[name]++
 	s.order = append(s.order, name)
 	answer, hold := s.answer, s.hold
+	if hold != nil {
+		s.held++
+	}
 	s.mu.Unlock()
 	if hold != nil {
 		select {
 		case <-hold:
 		case <-ctx.Done():
 		}
+		s.mu.Lock()
+		s.held--
+		s.mu.Unlock()
 	}
 	c.Receipt.Outcome = push.Outcome{Verdict: push.Accepted}
 	if answer != nil {
