@@ -317,8 +317,18 @@ func (d *Definition) check() error {
 }
 
 func (d *Definition) checkSchedule() error {
-	_, err := audience.NewPlan(&d.Schedule, time.Now())
+	now := time.Now()
+	if d.isOver(now) {
+		return invalid("expires_at", "must be in the future")
+	}
+	_, err := audience.NewPlan(&d.Schedule, now)
 	return err
+}
+
+// isOver reports whether the broadcast has expired.
+func (d *Definition) isOver(now time.Time) bool {
+	end := time.Time(d.Schedule.ExpiresAt)
+	return !end.IsZero() && !now.Before(end)
 }
 
 func (a *Audience) check() error {

@@ -378,6 +378,9 @@ func (m *Manager) apply(ctx context.Context, b *document, c *CommandRequest) err
 		}
 		b.ApprovedBy = c.Caller
 	case Start:
+		if b.isOver(now) {
+			return b.conflict("schedule.expires_at is past: replace the definition")
+		}
 		if m.cfg.ApproveAbove > 0 && b.Validation.Valid > m.cfg.ApproveAbove && b.ApprovedBy == "" {
 			return b.conflict("a broadcast to more than %d devices needs the approval of a second caller", m.cfg.ApproveAbove)
 		}
