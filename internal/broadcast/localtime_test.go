@@ -201,7 +201,7 @@ func testQuietHours(t *testing.T, pause bool) {
 	cfg.sender.(*fakeSender).answer = func(n *push.Notification) push.Outcome {
 		o := got.answer(n)
 		if time.Now().Before(quiet.Add(time.Minute)) {
-			o = push.Outcome{Verdict: push.Unavailable}
+			o = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeDevice} // so that the queue tries the others
 		}
 		return o
 	}
