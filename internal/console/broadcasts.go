@@ -59,10 +59,24 @@ func (v *broadcastView) Reached() uint64 {
 // IsFinished reports whether all notifications have ended.
 func (v *broadcastView) IsFinished() bool { return !v.FinishedAt.IsZero() }
 
+// isUploaded reports whether the audience is a file.
+func (v *broadcastView) isUploaded() bool {
+	return v.Audience.Topic == "" && v.Audience.Condition == "" && v.Audience.Channel == ""
+}
+
+// hasAudience reports whether the audience is complete.
+func (v *broadcastView) hasAudience() bool {
+	return !v.isUploaded() || v.Upload != nil && v.Upload.Complete
+}
+
 // MayUpload reports whether the viewer may upload an audience before the start.
 func (v *broadcastView) MayUpload() bool {
-	a := v.Audience
-	return v.May && v.StartedAt.IsZero() && !v.State.IsFinal() && a.Topic == "" && a.Condition == "" && a.Channel == ""
+	return v.May && v.StartedAt.IsZero() && !v.State.IsFinal() && v.isUploaded()
+}
+
+// MayCancel reports whether the viewer may cancel the broadcast now.
+func (v *broadcastView) MayCancel() bool {
+	return v.May && slices.Contains(v.Commands, broadcast.Cancel)
 }
 
 // MayDelete reports whether the viewer may delete the broadcast now.
@@ -73,6 +87,9 @@ func (v *broadcastView) MayDelete() bool {
 // Buttons are the commands that the viewer may give now, except recall, which has a page.
 func (v *broadcastView) Buttons() (commands []broadcast.Command) {
 	for _, c := range v.Commands {
+		if c == broadcast.Validate && !v.hasAudience() {
+			continue
+		}
 		if may := v.May; c != broadcast.Recall && (may && c != broadcast.Approve || v.MayApprove && c == broadcast.Approve) {
 			commands = append(commands, c)
 		}
@@ -83,6 +100,61 @@ func (v *broadcastView) Buttons() (commands []broadcast.Command) {
 // MayRecall reports whether the viewer may recall the broadcast now.
 func (v *broadcastView) MayRecall() bool {
 	return v.May && slices.Contains(v.Commands, broadcast.Recall)
+}
+
+// MayEdit reports whether the viewer may change the definition.
+func (v *broadcastView) MayEdit() bool {
+	return v.May && (v.State == broadcast.Draft || v.State == broadcast.Ready)
+}
+
+// Next says what is going on, or what the viewer can do next.
+func (v *broadcastView) Next() string {
+	switch v.State {
+	case broadcast.Draft:
+		switch {
+		case v.Problem != "" && v.isUploaded():
+			return "Nothing is sent. Next: correct the file and upload it again."
+		case v.hasAudience():
+			return "Nothing is sent yet. Next: validate, which checks everything and sends nothing."
+		case v.Upload != nil:
+			return "The upload is not complete. Next: upload the file again, or continue with gateway broadcast upload --continue."
+		default:
+			return "Nothing is sent yet. Next: upload the audience."
+		}
+	case broadcast.Validating:
+		return "Each line is checked. Nothing is sent."
+	case broadcast.Ready:
+		text := "Everything is checked. Nothing is sent before you start it."
+		if a := v.Validation; a != nil && a.Invalid+a.Duplicates > 0 {
+			text = plural(a.Invalid+a.Duplicates, "line") + " of " + formatCount(a.Lines) + " will not be sent: see below. " + text
+		}
+		return text
+	case broadcast.Running:
+		if at := time.Time(v.Schedule.StartAt); at.After(time.Now()) {
+			return "Sending begins at " + formatDay(at) + " UTC."
+		}
+	case broadcast.Paused:
+		return "Nothing is sent until you resume it."
+	case broadcast.Recalling:
+		return "The recall message is being sent."
+	}
+	if v.State.IsFinal() && !v.IsFinished() {
+		return "The last results are on their way."
+	}
+	return ""
+}
+
+// commandLabels are the texts of the buttons. Those with an ellipsis ask first.
+var commandLabels = map[broadcast.Command]string{
+	broadcast.Validate: "Validate", broadcast.Approve: "Approve", broadcast.Start: "Start", broadcast.Pause: "Pause", broadcast.Resume: "Resume", broadcast.Cancel: "Cancel…",
+}
+
+// Label is the text of the button for a command.
+func (v *broadcastView) Label(c broadcast.Command) string {
+	if c == broadcast.Start && v.Validation != nil && v.isUploaded() {
+		return "Start: send to " + plural(v.Validation.Valid, "device")
+	}
+	return commandLabels[c]
 }
 
 // Class is the class of the style sheet for the state.
@@ -187,7 +259,10 @@ type broadcastData struct {
 	App       string
 	Error     string
 	Broadcast *broadcastView // nil if it cannot be read
-	Previews  []messagePreview
+	Recall    bool           // Previews are of the recall message
+	Previews  previewList
+	Command   string            // to confirm
+	Entered   map[string]string // in the form of the recall message
 }
 
 // findBroadcast returns the broadcast of a request, or a text that says why there is none.
@@ -217,25 +292,44 @@ func (c *Console) showRecall(w http.ResponseWriter, r *http.Request, v *viewer) 
 	c.showBroadcastWith(w, r, v, "broadcast-recall", "")
 }
 
+// confirmCommand asks whether to cancel or delete a broadcast.
+func (c *Console) confirmCommand(w http.ResponseWriter, r *http.Request, v *viewer) {
+	c.showBroadcastWith(w, r, v, "broadcast-confirm", "")
+}
+
 func (c *Console) showBroadcastWith(w http.ResponseWriter, r *http.Request, v *viewer, name, problem string) {
-	data := broadcastData{Error: problem}
+	data := c.broadcastData(r, v, name == "broadcast-recall")
+	data.Error, data.Command = cmp.Or(problem, data.Error), path.Base(r.URL.Path)
+	data.Entered = map[string]string{"title": r.PostFormValue("title"), "body": r.PostFormValue("body")}
+	title := "Broadcast"
+	if data.Broadcast != nil {
+		title = cmp.Or(data.Broadcast.Name, title)
+	}
+	c.page(w, r, v, name, title, data)
+}
+
+// broadcastData returns the data of the page of a broadcast, with the previews of one of its messages.
+func (c *Console) broadcastData(r *http.Request, v *viewer, recall bool) broadcastData {
+	data := broadcastData{Recall: recall}
 	data.Apps, data.App = broadcastApps(r, v)
-	found, missing := c.findBroadcast(r, v)
-	if data.Broadcast = found; found == nil {
-		data.Error = missing
-		c.page(w, r, v, name, "Broadcast", data)
-		return
+	if data.Broadcast, data.Error = c.findBroadcast(r, v); data.Broadcast == nil {
+		return data
 	}
 	response := c.call(r.Context(), v, http.MethodGet, broadcastPath(r, "preview"), nil)
 	var previews broadcast.Previews
 	if response.Status == http.StatusOK && json.Unmarshal(response.body.Bytes(), &previews) == nil {
 		shown := previews.Message
-		if name == "broadcast-recall" {
+		if recall {
 			shown = previews.Recall
 		}
-		data.Previews = c.messagePreviews(data.App, shown)
+		data.Previews = c.messagePreviews(r, data.App, &data.Broadcast.Audience, shown)
 	}
-	c.page(w, r, v, name, cmp.Or(found.Name, "Broadcast"), data)
+	return data
+}
+
+// showPreviews responds with the previews that a filter selects.
+func (c *Console) showPreviews(w http.ResponseWriter, r *http.Request, v *viewer) {
+	c.renderPart(w, "stored-previews", c.broadcastData(r, v, r.URL.Query().Get("recall") == "true"))
 }
 
 // streamBroadcast sends the state of a broadcast as server-sent events, like streamLive.
@@ -292,6 +386,9 @@ func (c *Console) commandBroadcast(w http.ResponseWriter, r *http.Request, v *vi
 	}
 	response := c.call(r.Context(), v, method, target, body, header...)
 	switch {
+	case response.Status/100 != 2 && command == string(broadcast.Recall): // what was entered is not lost
+		labels := strings.NewReplacer("recall.message.title", "Title", "recall.message.body", "Body")
+		c.showBroadcastWith(w, r, v, "broadcast-recall", labels.Replace(response.problem().text()))
 	case response.Status/100 != 2:
 		c.showBroadcastWith(w, r, v, "broadcast", response.problem().text())
 	case command == "delete":

@@ -4,15 +4,20 @@ package console_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/html"
 
 	"github.com/sluice-push/sluice/internal/console"
 )
@@ -24,7 +29,10 @@ type broadcastAPI struct {
 	t        *testing.T
 	state    string
 	commands string
-	calls    []string // method, path, If-Match and body
+	// definition is in place of the message.
+	definition string
+	changed    bool     // somebody has changed it: its ETag is not "7" any more
+	calls      []string // method, path, If-Match and body
 }
 
 func (a *broadcastAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -39,12 +47,16 @@ func (a *broadcastAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.calls = append(a.calls, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, r.URL.RequestURI(), r.Header.Get("If-Match"), body)))
 	}
 	quoted := strings.ReplaceAll(hostile, `"`, `\"`)
-	one := fmt.Sprintf(`{"id":%q,"app":"shop","name":"%s","state":%q,"commands":[%s],"problem":"%s","message":{"title":"Sale"},
-		"recall":{"message":{"title":"Sorry"}},"created_at":"2026-11-30T12:00:00Z","created_by":"%s","started_at":"2026-11-30T12:01:00Z",
+	definition := cmp.Or(a.definition, fmt.Sprintf(`"name":"%s","message":{"title":"Sale"},"recall":{"message":{"title":"Sorry"}}`, quoted))
+	one := fmt.Sprintf(`{"id":%q,"app":"shop",%s,"state":%q,"commands":[%s],"problem":"%s","created_at":"2026-11-30T12:00:00Z","created_by":"%s","started_at":"2026-11-30T12:01:00Z",
 		"validation":{"lines":12,"valid":10,"invalid":2,"at":"2026-11-30T12:00:30Z"},
 		"counts":{"total":1234567,"pending":200000,"queued":34567,"accepted":999990,"unknown":9,"refused":1,"by":[{"status":"refused","reason":"%s","platform":"apns","count":1}]}}`,
-		broadcastID, quoted, a.state, a.commands, quoted, quoted, quoted)
-	w.Header().Set("ETag", `"7"`)
+		broadcastID, definition, a.state, a.commands, quoted, quoted, quoted)
+	tag := `"7"`
+	if a.changed {
+		tag = `"8"`
+	}
+	w.Header().Set("ETag", tag)
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/preview"):
 		_, _ = io.WriteString(w, `{"message":[{"platform":"apns","notification":{"platform":"apns","title":"`+quoted+`"}}],"recall":[{"platform":"apns","notification":{"platform":"apns","title":"Sorry"}}]}`)
@@ -58,6 +70,12 @@ func (a *broadcastAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/broadcasts"):
 		w.WriteHeader(http.StatusCreated)
 		_, _ = io.WriteString(w, one)
+	case r.Method == http.MethodPut && r.Header.Get("If-Match") != tag && !strings.HasSuffix(r.URL.Path, "/audience"):
+		w.WriteHeader(http.StatusPreconditionFailed)
+		_, _ = io.WriteString(w, `{"title":"A precondition failed","field":"If-Match","detail":"must be the current ETag"}`)
+	case r.Method == http.MethodPut && bytes.Contains(body, []byte("25:00")):
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, `{"title":"A field is invalid","field":"schedule.local_time","detail":"schedule.local_time: must be a time of day"}`)
 	case r.Method == http.MethodDelete:
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -77,6 +95,7 @@ const broadcastPage = "/console/broadcasts/" + broadcastID
 func TestBroadcastPagesAreReadOnlyWithoutTheScope(t *testing.T) {
 	ts, _ := newBroadcastConsole(t, readKey)
 	for path, want := range map[string]string{
+		broadcastPage + "/edit?app=shop": "no scope", broadcastPage + "/cancel?app=shop": "not possible", broadcastPage + "/delete?app=shop": "not possible",
 		"/console/broadcasts": "1,234,567", broadcastPage + "?app=shop": "999,990", broadcastPage + "/recall?app=shop": "999,999", "/console/broadcasts/new": "no scope",
 	} {
 		body := ts.get(path)
@@ -145,6 +164,141 @@ func TestBroadcastFormCreatesDefinition(t *testing.T) {
 		if body := ts.do(http.MethodPost, "/console/broadcasts", bad).Body.String(); !strings.Contains(body, wrong[1]) {
 			t.Errorf("%s: %s", field, body)
 		}
+	}
+}
+
+// formOf returns the values that a browser sends for the form of a page.
+func formOf(t *testing.T, page string) url.Values {
+	t.Helper()
+	document, err := html.Parse(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, attribute := url.Values{}, func(n *html.Node, name string) string {
+		for _, a := range n.Attr {
+			if a.Key == name {
+				return a.Val
+			}
+		}
+		return ""
+	}
+	for n := range document.Descendants() {
+		switch name := attribute(n, "name"); {
+		case n.Type != html.ElementNode:
+		case n.Data == "textarea":
+			values.Set(name, "")
+			if n.FirstChild != nil {
+				values.Set(name, strings.ReplaceAll(n.FirstChild.Data, "\n", "\r\n"))
+			}
+		case n.Data == "input":
+			values.Set(name, attribute(n, "value"))
+		case n.Data == "option" && (!values.Has(attribute(n.Parent, "name")) || slices.ContainsFunc(n.Attr, func(a html.Attribute) bool { return a.Key == "selected" })):
+			value := n.FirstChild.Data
+			if i := slices.IndexFunc(n.Attr, func(a html.Attribute) bool { return a.Key == "value" }); i >= 0 {
+				value = n.Attr[i].Val
+			}
+			values.Set(attribute(n.Parent, "name"), value)
+		}
+	}
+	return values
+}
+
+// definitions use every part of a definition, with and without an input.
+var definitions = []string{
+	`{"audience":{"platform":"fcm"},"canary":{"share":"1%","wait":"5m0s"},"language":"en","message":{"apns":{"payload":{"n":12345678901234567890123}},"badge":7,"body":"one\ntwo",` +
+		`"languages":{"de":{"image":"https://example.com/de.png","title":"Hallo"},"fr":{}},"platforms":{"apns":{"languages":{"de":{"title":"Hallo iOS"}},"title":"Hi"},"fcm":{"body":"Android"}},` +
+		`"title":" Hello \"<b>","ttl":"4h"},"name":"Sale","pause_if":{"after":500,"refused":"5%"},"rate":{"per_minute":600,"ramp_up":"10m0s"},"recall":{"language":"en",` +
+		`"message":{"data":{"a":"b"},"languages":{"de":{"title":"Entschuldigung"},"it":{"title":"Scusa"}},"title":"Sorry"},"rate":{"per_minute":5}},` +
+		`"schedule":{"quiet_hours":{"from":"22:00","to":"07:00"},"start_at":"2026-12-24T09:00:00Z"}}`,
+	`{"audience":{"topic":"news"},"variants":[{"message":{"languages":{"de":{"title":"Kurz"}},"title":"Short"},"name":"a","weight":90},` +
+		`{"message":{"body":"Long","languages":{"de":{}},"platforms":{"webpush":{"title":"Web"}}},"name":"b","weight":10}]}`,
+}
+
+func TestEditKeepsTheDefinition(t *testing.T) {
+	ts, api := newBroadcastConsole(t, adminKey)
+	for _, definition := range definitions {
+		api.state, api.definition, api.calls = "ready", definition[1:len(definition)-1], nil
+		w := ts.do(http.MethodPost, broadcastPage+"/edit?app=shop", formOf(t, ts.get(broadcastPage+"/edit?app=shop")))
+		if want := fmt.Sprintf(`PUT /v1/apps/shop/broadcasts/%s "7" %s`, broadcastID, definition); w.Code != http.StatusSeeOther || len(api.calls) != 1 || api.calls[0] != want {
+			t.Errorf("status %d %q, want\n%q", w.Code, api.calls, want)
+		}
+	}
+}
+
+func TestEditDoesNotOverwriteAChange(t *testing.T) {
+	ts, api := newBroadcastConsole(t, adminKey)
+	api.state = "draft"
+	form := formOf(t, ts.get(broadcastPage+"/edit?app=shop"))
+	form.Set("title", "Mine")
+	api.changed = true
+	body := ts.do(http.MethodPost, broadcastPage+"/edit?app=shop", form).Body.String()
+	again := formOf(t, body)
+	if !strings.Contains(body, "Somebody has changed this broadcast") || again.Get("title") != "Mine" || again.Get("tag") != `"7"` || again.Get("new_tag") != `"8"` {
+		t.Errorf("%v %s", again, body)
+	}
+	if body := ts.do(http.MethodPost, broadcastPage+"/edit?app=shop", again).Body.String(); !strings.Contains(body, "Somebody has changed") {
+		t.Error("the change of somebody else is overwritten without a question")
+	}
+	again.Set("do", "overwrite")
+	api.calls = nil
+	if w := ts.do(http.MethodPost, broadcastPage+"/edit?app=shop", again); w.Code != http.StatusSeeOther || len(api.calls) != 1 || !strings.Contains(api.calls[0], `"8"`) || !strings.Contains(api.calls[0], "Mine") {
+		t.Errorf("status %d %q", w.Code, api.calls)
+	}
+	again.Set("local_time", "25:00")
+	if body := ts.do(http.MethodPost, broadcastPage+"/edit?app=shop", again).Body.String(); !strings.Contains(body, "Local time of devices must be a time of day") || !strings.Contains(body, `value="25:00" placeholder="09:00" aria-invalid="true"`) {
+		t.Error(body)
+	}
+	again.Del("tag")
+	again.Del("do")
+	if body := ts.do(http.MethodPost, broadcastPage+"/edit?app=shop", again).Body.String(); !strings.Contains(body, `id="error"`) {
+		t.Error("a form without an ETag was saved")
+	}
+}
+
+func TestBroadcastFormHasVariantsAndLanguages(t *testing.T) {
+	ts, api := newBroadcastConsole(t, adminKey)
+	form := url.Values{"app": {"shop"}, "title": {"Hello"}}
+	change := func(do string) {
+		t.Helper()
+		form.Set("do", do)
+		form = formOf(t, ts.do(http.MethodPost, "/console/broadcasts/form", form, "HX-Request: true").Body.String())
+	}
+	change("add-variant")
+	change("add-variant")
+	form.Set("new_language", "de")
+	change("add-language")
+	form.Set("new_language", "fr")
+	change("add-language")
+	for input, text := range map[string]string{"v1_title": "Sale", "v2_title": "Today", "v2_weight": "3", "v2_l0_title": "Heute", "v2_l1_title": "Aujourd'hui", "recall_l1_title": "Pardon", "recall_title": "Sorry"} {
+		form.Set(input, text)
+	}
+	for bad, want := range map[string]string{"DE": "that the message does not have", "not a language": "must be a BCP 47 tag"} {
+		wrong := maps.Clone(form)
+		wrong.Set("new_language", bad)
+		if body := ts.do(http.MethodPost, "/console/broadcasts", wrong).Body.String(); !strings.Contains(body, "Another language has a language that is not added") {
+			t.Error(body)
+		}
+		wrong.Set("do", "add-language")
+		if body := ts.do(http.MethodPost, "/console/broadcasts/form", wrong, "HX-Request: true").Body.String(); !strings.Contains(body, want) || formOf(t, body).Get("new_language") != bad {
+			t.Errorf("%s: %s", bad, body)
+		}
+	}
+	change("remove-variant 0")
+	change("remove-language 0")
+	ts.do(http.MethodPost, "/console/broadcasts", form)
+	const want = `{"recall":{"message":{"languages":{"fr":{"title":"Pardon"}},"title":"Sorry"}},"variants":[{"message":{"languages":{"fr":{}},"title":"Sale"},"name":"B","weight":1},` +
+		`{"message":{"languages":{"fr":{"title":"Aujourd'hui"}},"title":"Today"},"name":"C","weight":3}]}`
+	if len(api.calls) != 1 || !strings.HasSuffix(api.calls[0], want) {
+		t.Errorf("%q, want\n%s", api.calls, want)
+	}
+	form.Set("show_variant", "C")
+	form.Set("show_language", "fr")
+	if preview := ts.do(http.MethodPost, "/console/broadcasts/preview", form).Body.String(); strings.Count(preview, "<article") != 2 || strings.Count(preview, `data-variant="C"`) != 2 {
+		t.Error(preview)
+	}
+	change("remove-variant 0")
+	if form.Has("variant") || form.Get("title") != "Today" {
+		t.Errorf("%v", form)
 	}
 }
 

@@ -117,11 +117,17 @@ func New(cfg Config) *Console {
 	page("GET "+Path+"broadcasts", c.showBroadcasts)
 	page("POST "+Path+"broadcasts", c.createBroadcast)
 	page("GET "+Path+"broadcasts/new", c.showBroadcastForm)
-	page("POST "+Path+"broadcasts/preview", c.previewBroadcast)
+	page("POST "+Path+"broadcasts/preview", c.previewBroadcastForm)
+	page("POST "+Path+"broadcasts/form", c.changeBroadcastForm)
 	page("GET "+Path+"broadcasts/{id}", c.showBroadcast)
 	page("GET "+Path+"broadcasts/{id}/events", c.streamBroadcast)
 	page("GET "+Path+"broadcasts/{id}/results", c.exportResults)
+	page("GET "+Path+"broadcasts/{id}/previews", c.showPreviews)
+	page("GET "+Path+"broadcasts/{id}/edit", c.showEdit)
+	page("POST "+Path+"broadcasts/{id}/edit", c.saveBroadcast)
 	page("GET "+Path+"broadcasts/{id}/recall", c.showRecall)
+	page("GET "+Path+"broadcasts/{id}/cancel", c.confirmCommand)
+	page("GET "+Path+"broadcasts/{id}/delete", c.confirmCommand)
 	page("POST "+Path+"broadcasts/{id}/audience", c.uploadAudience)
 	page("POST "+Path+"broadcasts/{id}/{command}", c.commandBroadcast)
 	help := http.StripPrefix(Path+"help", docsite.Handler(docs.FS))
@@ -241,6 +247,9 @@ func (a *apiResponse) problem() *problem {
 	p := &problem{}
 	if json.Unmarshal(a.body.Bytes(), p) != nil || p.Title == "" {
 		p.Title = "The gateway answered " + http.StatusText(a.Status)
+	}
+	if a.Status == http.StatusPreconditionFailed { // the page has sent an ETag, which its reader does not know
+		return &problem{Title: "Not done", Detail: "It has changed since this page was opened. Check it, and try again."}
 	}
 	return p
 }

@@ -20,7 +20,7 @@ var templateFiles embed.FS
 // templates are the pages and their parts. A page is the template with its name.
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"asset": assetURL, "count": formatCount, "ms": formatMillis, "ago": formatAgo, "clock": formatClock, "day": formatDay, "statusClass": statusClass, "percent": formatPercent,
-	"join": strings.Join, "bytes": formatBytes, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+	"plural": plural, "join": strings.Join, "bytes": formatBytes, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"bar": func(share float64) string { return strconv.FormatFloat(100*min(max(share, 0), 1), 'f', 1, 64) },
 	"dict": func(pairs ...any) map[string]any {
 		m := map[string]any{}
@@ -82,6 +82,14 @@ func formatCount(v any) string {
 	default:
 		return strconv.FormatFloat(f, 'f', 2, 64)
 	}
+}
+
+// plural formats a number of things, such as devices.
+func plural(n uint64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return formatCount(n) + " " + thing
 }
 
 func groupDigits(digits string) string {

@@ -16,6 +16,19 @@ byID("theme")?.addEventListener("click", () => {
   dispatchEvent(new Event("themechange"));
 });
 
+/* A part that is replaced keeps the focus and the scroll position of what stays. */
+htmx.defineExtension("morph", {
+  isInlineSwap: () => false,
+  handleSwap: (style, target, fragment) => {
+    if (style !== "morph:innerHTML") return false;
+    Idiomorph.morph(target, fragment.childNodes, {morphStyle: "innerHTML"});
+    return [target];
+  },
+});
+
+/* On a narrow screen, the link to the current page can be out of view. */
+document.querySelector(".bar nav [aria-current]")?.scrollIntoView({inline: "center", block: "nearest"});
+
 /* Filters apply at once. Another app or platform changes what the form of a test offers. */
 document.addEventListener("change", (e) => {
   e.target.closest("[data-submit-on-change]")?.requestSubmit();

@@ -28,9 +28,11 @@ func (b *browser) testBroadcasts() {
 	if shown := eval[string](b, "document.querySelector('#previews').innerHTML"); strings.Contains(shown, "<b>must") || !strings.Contains(shown, "Hello Android") {
 		b.t.Error("the preview shows text as HTML, or not that of the platform")
 	}
+	b.testVariants()
 	b.shoot(page{name: "broadcast-form"})
 	b.click("#create")
 	b.wait("#upload")
+	b.testEdit()
 
 	var lines strings.Builder
 	lines.WriteString("token,key\n,without-token\ndevice:dead,unregistered\n")
@@ -69,4 +71,71 @@ func (b *browser) testBroadcasts() {
 	b.open("/console/broadcasts")
 	b.until("document.querySelector('#list').textContent.includes('recalled')", "the list has the broadcast")
 	b.shoot(page{name: "broadcasts"})
+
+	b.click("#list a")
+	b.wait("#do-delete")
+	b.click("#do-delete")
+	b.wait("#confirm-delete")
+	b.shoot(page{name: "broadcast-delete"})
+	b.click("#confirm-delete")
+	b.until("document.querySelector('#new') && !document.querySelector('#list')", "the broadcast is deleted")
+}
+
+// choose selects an option.
+func (b *browser) choose(selector, value string) {
+	b.t.Helper()
+	b.run(chromedp.Evaluate(fmt.Sprintf("{ const field = document.querySelector(%q); field.value = %q; field.dispatchEvent(new Event('change', {bubbles: true})); }", selector, value), nil))
+}
+
+// testVariants adds a variant and a language to the form, and looks at the previews of some of them.
+func (b *browser) testVariants() {
+	b.t.Helper()
+	b.click("#add-variant")
+	b.wait("[name=v1_title]")
+	if title := eval[string](b, "document.querySelector('[name=v1_title]').value"); title != "Hello {{name|there}}" {
+		b.t.Errorf("the new variant has the title %q", title)
+	}
+	b.until("document.activeElement.name === 'v1_title'", "the new variant has the focus")
+	b.enter("[name=v1_title]", "Sale, {{name|today}}")
+	b.enter("[name=new_language]", "fr")
+	b.click("#add-language")
+	b.wait("[name=v1_l0_title]")
+	b.enter("[name=l0_title]", "Bonjour {{name|}}")
+	b.enter("[name=v1_l0_title]", "Soldes")
+	b.until("document.querySelectorAll('#previews article').length === 18 && document.querySelector('#previews').textContent.includes('Soldes')", "there is a preview for each platform, variant and language")
+	b.run(chromedp.Focus("#show_language"))
+	b.choose("#show_language", "fr")
+	b.until("document.querySelectorAll('#previews article').length === 6 && document.querySelectorAll('#previews [data-language=fr]').length === 6", "the previews are those in French")
+	if focus := eval[string](b, "document.activeElement.id"); focus != "show_language" {
+		b.t.Errorf("the focus is at %q", focus)
+	}
+}
+
+// testEdit edits a broadcast that somebody else changes at the same time.
+func (b *browser) testEdit() {
+	b.t.Helper()
+	b.click("#do-edit")
+	b.wait("#save")
+	b.run(chromedp.Evaluate(`{
+		const form = document.querySelector('#broadcast-form'), other = new URLSearchParams(new FormData(form));
+		other.set('name', 'Summer sale');
+		fetch(form.action, {method: 'POST', body: other}).then((r) => { window.saved = r.ok; });
+	}`, nil))
+	b.until("window.saved", "somebody else has saved the form")
+	b.enter("[name=name]", "Winter sale")
+	b.choose("#show_platform", "fcm")
+	b.click("#save")
+	b.wait("#overwrite")
+	if name := eval[string](b, "document.querySelector('[name=name]').value"); name != "Winter sale" {
+		b.t.Errorf("the form has the name %q", name)
+	}
+	b.shoot(page{name: "broadcast-edit"})
+	b.click("#overwrite")
+	b.wait("#upload")
+	b.until("document.querySelector('h1').textContent === 'Winter sale'", "the broadcast has the new name")
+	b.click("#do-edit")
+	b.wait("#save")
+	b.enter("[name=name]", "Spring sale")
+	b.click("#save")
+	b.until("document.querySelector('#upload') && document.querySelector('h1').textContent === 'Spring sale'", "the broadcast has its name again")
 }
