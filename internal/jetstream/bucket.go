@@ -90,6 +90,23 @@ func (b *Bucket) List(ctx context.Context) (entries []Entry, err error) {
 	return entries, err
 }
 
+// LastSeq returns the sequence of the last change. It costs less than List, which creates a consumer.
+func (b *Bucket) LastSeq(ctx context.Context) (seq uint64, err error) {
+	err = b.do(ctx, func(kv natsjs.KeyValue) error {
+		status, err := kv.Status(ctx)
+		if err != nil {
+			return err
+		}
+		info := status.(*natsjs.KeyValueBucketStatus).StreamInfo()
+		if !isFromLeader(info) {
+			return ErrNoLeader
+		}
+		seq = info.State.LastSeq
+		return nil
+	})
+	return seq, err
+}
+
 // Delete removes a key and its value.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
 	return b.do(ctx, func(kv natsjs.KeyValue) error { return kv.Purge(ctx, key) })

@@ -89,6 +89,35 @@ func shortContext(t *testing.T) context.Context {
 }
 
 // TestLostBucketIsCreatedAgain deletes the bucket before each kind of request.
+func TestLastSeqOfBucketChangesWithKeys(t *testing.T) {
+	b := openURL(t, jetstreamtest.NewServer(t, t.TempDir()).URL).Bucket(memoryBucket)
+	before := uint64(0)
+	expect := func(what string, changed bool) {
+		t.Helper()
+		seq, err := b.LastSeq(t.Context())
+		if err != nil || (seq > before) != changed {
+			t.Fatalf("after %s: %d, before %d, %v", what, seq, before, err)
+		}
+		before = seq
+	}
+	expect("nothing", false)
+	revision, err := b.CompareAndSet(t.Context(), "key", []byte("first"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("a new key", true)
+	if _, err := b.CompareAndSet(t.Context(), "key", []byte("second"), revision); err != nil {
+		t.Fatal(err)
+	}
+	expect("a new value", true)
+	expectValue(t, b, "second")
+	expect("a read", false)
+	if err := b.Delete(t.Context(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	expect("a deletion", true)
+}
+
 func TestLostBucketIsCreatedAgain(t *testing.T) {
 	e := openURL(t, jetstreamtest.StartServer(t))
 	b := e.Bucket(memoryBucket)
