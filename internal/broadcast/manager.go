@@ -105,8 +105,15 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 func (m *Manager) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	defer work.Wait()
+	var all []*document
+	read := uint64(0) // the last change in all
 	for warned := false; ; {
-		all, err := m.store.list(ctx)
+		last, err := m.store.docs.LastSeq(ctx)
+		if err == nil && last != read {
+			if all, err = m.store.list(ctx); err == nil {
+				read = last
+			}
+		}
 		if err != nil && !warned && ctx.Err() == nil {
 			m.cfg.Logger.Warn("cannot read the list of broadcasts, or some of them; retrying", "err", err)
 		}
