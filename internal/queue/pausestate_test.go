@@ -18,11 +18,11 @@ func TestPauseDoublesUpToLimit(t *testing.T) {
 		}
 		for _, length := range []time.Duration{minPause, 2 * minPause, 4 * minPause, 8 * minPause, 16 * minPause, maxPause, maxPause} {
 			p.extend()
-			time.Sleep(length - 1)
+			time.Sleep(length - time.Nanosecond)
 			if p.limit() != 0 {
 				t.Fatalf("the pause is shorter than %s", length)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			if p.limit() != probeSize {
 				t.Fatalf("the pause is longer than %s", length)
 			}
