@@ -61,10 +61,14 @@ func (f tlsFlags) config() (*tls.Config, error) {
 // noResponse returns the error for a request without a response, with the flag that may be missing.
 func (t target) noResponse(command string, err error) error {
 	hint := ""
-	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+	op, _ := errors.AsType[*net.OpError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, invalid := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case unknown:
 		hint = " (set --ca-file to the authority of the gateway's certificate)"
-	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op != "dial" && t.CertFile == "" && strings.HasPrefix(t.URL, "https:") {
-		// With TLS 1.3, the answer that a certificate is required can be lost.
+	case invalid, op != nil && op.Op == "dial", errors.Is(err, context.DeadlineExceeded), t.CertFile != "", !strings.HasPrefix(t.URL, "https:"):
+	default: // with TLS 1.3, the answer that a certificate is required can be lost
 		hint = " (if the gateway accepts only clients with a certificate, set --cert-file and --cert-key-file)"
 	}
 	return fmt.Errorf("%s: no response from %s: %w%s", command, t.URL, err, hint)
