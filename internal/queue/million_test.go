@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/push"
 )
 
 // millionCountEnv is the number of notifications to queue. make million sets it.
@@ -24,12 +25,28 @@ const millionCountEnv = "SLUICE_MILLION"
 const maxMemory = 300 << 20
 
 // TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the
-// history, and checks the peak memory of this process.
+// history, and checks the peak memory of this process: while nothing is sent, and while the provider
+// cannot be reached.
 func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	count, err := strconv.Atoi(os.Getenv(millionCountEnv))
 	if err != nil {
 		t.Skip("takes minutes; run make million")
 	}
+	t.Run("drained", func(t *testing.T) { queueMany(t, count, newFakeSender(), true) })
+	t.Run("outage", func(t *testing.T) { queueMany(t, count, unreachableSender{newFakeSender()}, false) })
+}
+
+// unreachableSender starts no attempt.
+type unreachableSender struct{ *fakeSender }
+
+func (unreachableSender) SendAll(_ context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	for _, c := range calls {
+		c.Receipt = push.Receipt{ID: c.ID, Outcome: push.Outcome{Verdict: push.Unsent, Reason: "CONNECT_REFUSED"}}
+	}
+	ended(calls)
+}
+
+func queueMany(t *testing.T, count int, s queue.Sender, drained bool) {
 	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +59,7 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Log: log, Journal: historyJournal{hist}, Sender: newFakeSender()})
+	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Log: log, Journal: historyJournal{hist}, Sender: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +67,9 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Drain() // so that all of them wait
+	if drained { // all of them wait
+		q.Drain()
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	var running, accepting sync.WaitGroup
 	running.Go(func() { _ = q.Run(ctx) })
