@@ -9,12 +9,9 @@ import (
 	"runtime/metrics"
 )
 
-// The garbage collector starts when garbage has reached half of what is live, and extraGarbage more while
-// less than smallHeap is live. Between smallHeap and twice as much, extraGarbage decreases to zero.
-const (
-	extraGarbage = 32 << 20
-	smallHeap    = 64 << 20
-)
+// minGarbage is how much garbage the collector lets accumulate at least. On a large heap it is half of what is
+// live.
+const minGarbage = 48 << 20
 
 // tuneCollector makes the garbage collector run less often on a small heap. By default Go collects when
 // the heap has doubled. A gateway has a few megabytes of live heap, so that happened after every
@@ -52,12 +49,5 @@ func (t *collectorTuner) tune() {
 // collectorPercent returns the value of GOGC for live bytes of heap, stacks and globals.
 func collectorPercent(live uint64) int {
 	live = max(live, 4<<20)
-	garbage := live / 2
-	switch {
-	case live <= smallHeap:
-		garbage += extraGarbage
-	case live < 2*smallHeap:
-		garbage += (2*smallHeap - live) * extraGarbage / smallHeap
-	}
-	return int(garbage * 100 / live)
+	return int(max(live/2, minGarbage) * 100 / live)
 }

@@ -25,7 +25,7 @@ func TestCollectorRespectsGCSettings(t *testing.T) {
 
 func TestCollectorPercent(t *testing.T) {
 	const mib = 1 << 20
-	for live, want := range map[uint64]int{1 * mib: 850, 4 * mib: 850, 8 * mib: 450, 64 * mib: 100, 96 * mib: 66, 128 * mib: 50, 1024 * mib: 50} {
+	for live, want := range map[uint64]int{1 * mib: 1200, 4 * mib: 1200, 8 * mib: 600, 64 * mib: 75, 96 * mib: 50, 128 * mib: 50, 1024 * mib: 50} {
 		if got := collectorPercent(live); got != want {
 			t.Errorf("%d MiB: %d%%, want %d%%", live/mib, got, want)
 		}
