@@ -74,7 +74,7 @@ type flow struct {
 	depth   int                // those of them that are due
 	dueTurn bool               // next prefers due to frames
 	sending int                // tasks that runs of Queue hold
-	pause   pause              // see there
+	pause   pause              // while the provider takes nothing
 }
 
 // backlog holds the tasks of a flow that one gateway has accepted.
