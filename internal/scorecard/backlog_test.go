@@ -46,5 +46,5 @@ func backlogOfOutage(s *scenario) {
 	s.expectZero("lost", c.lost)
 	s.expectZero("sent twice", c.duplicates)
 	s.expectZero("in doubt", c.inDoubt)
-	atMost(&s.rowResult, "memory, MiB", g.maxMemory()>>20, 200)
+	atMost(&s.rowResult, "memory, MiB", g.maxMemory()>>20, 180)
 }
