@@ -87,11 +87,17 @@ func (b *browser) choose(selector, value string) {
 	b.run(chromedp.Evaluate(fmt.Sprintf("{ const field = document.querySelector(%q); field.value = %q; field.dispatchEvent(new Event('change', {bubbles: true})); }", selector, value), nil))
 }
 
+// waitSettled waits until htmx has added an element and listens to its events, which is a moment later.
+func (b *browser) waitSettled(selector string) {
+	b.t.Helper()
+	b.until(fmt.Sprintf("document.querySelector(%q) && !document.querySelector('.htmx-added, .htmx-settling')", selector), selector+" is ready")
+}
+
 // testVariants adds a variant and a language to the form, and looks at the previews of some of them.
 func (b *browser) testVariants() {
 	b.t.Helper()
 	b.click("#add-variant")
-	b.wait("[name=v1_title]")
+	b.waitSettled("[name=v1_title]")
 	if title := eval[string](b, "document.querySelector('[name=v1_title]').value"); title != "Hello {{name|there}}" {
 		b.t.Errorf("the new variant has the title %q", title)
 	}
@@ -99,7 +105,7 @@ func (b *browser) testVariants() {
 	b.enter("[name=v1_title]", "Sale, {{name|today}}")
 	b.enter("[name=new_language]", "fr")
 	b.click("#add-language")
-	b.wait("[name=v1_l0_title]")
+	b.waitSettled("[name=v1_l0_title]")
 	b.enter("[name=l0_title]", "Bonjour {{name|}}")
 	b.enter("[name=v1_l0_title]", "Soldes")
 	b.until("document.querySelectorAll('#previews article').length === 18 && document.querySelector('#previews').textContent.includes('Soldes')", "there is a preview for each platform, variant and language")
